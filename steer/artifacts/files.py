@@ -1,0 +1,179 @@
+"""Files that are whole or absent: written beside, flushed to disk, then renamed."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from steer.errors import SteerError
+
+Row = dict[str, Any]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def partial_path(path: Path) -> Path:
+    """The name beside `path` under which its unfinished bytes stand."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give the finished file or folder `partial` its final name, durably and at once."""
+    members = sorted(partial.rglob("*")) if partial.is_dir() else []
+    for member in [*members, partial]:
+        _sync(member)
+    if final.is_dir():
+        shutil.rmtree(final)
+    partial.replace(final)
+    _sync(final.parent)
+
+
+@contextmanager
+def atomic_path(final: Path | str) -> Iterator[Path]:
+    """Yield a path beside `final` to write to; publish it when the block ends well.
+
+    The block may make a file or a folder there. When it raises, what it wrote is
+    removed and `final` stays as it was.
+
+    Raises:
+        SteerError: the disk is full, or the folder can't be written to.
+    """
+    final = Path(final)
+    partial = partial_path(final)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)
+        yield partial
+        publish(partial, final)
+    except BaseException as error:
+        remove(partial)
+        # h5py and safetensors report a full disk in words of their own, without an errno.
+        if _is_disk_full(error):
+            raise disk_full(final) from error
+        if isinstance(error, PermissionError):
+            raise SteerError(str(final), "no permission to write", "check the folder's owner") from error
+        raise
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    return "No space left on device" in str(error) or "errno = 28" in str(error)
+
+
+def disk_full(path: Path) -> SteerError:
+    """The error for a write to `path` that found no room."""
+    free = shutil.disk_usage(path.parent).free / 2**20
+    return SteerError(
+        str(path),
+        f"the disk is full ({free:.1f} MiB free); nothing was written under this name",
+        "free some space, or set `results` to a folder on a larger disk, and run the same command again",
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder; do nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a whole file, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON of one spelling: sorted keys, no blanks, NaN refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write an indented JSON file, keys in the order given."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        SteerError: the file is missing or is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise SteerError(str(path), f"is not JSON ({error})", "remove it and run again to rebuild it") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SteerError(str(path), "no such file", "run the stage that makes it first") from error
+    except UnicodeDecodeError as error:
+        raise SteerError(str(path), f"is not UTF-8 text ({error})", "convert the file to UTF-8") from error
+
+
+def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, streaming."""
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def iter_jsonl(path: Path | str) -> Iterator[Row]:
+    """Read one JSON object a line, streaming.
+
+    Raises:
+        SteerError: the file is missing, or a line is not a JSON object (named by its number).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SteerError(str(path), "no such file", "run the stage that makes it first")
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise SteerError(f"{path}, line {number}", f"is not JSON ({error})", "mend or remove the file") from error
+            if not isinstance(row, dict):
+                raise SteerError(f"{path}, line {number}", "is not a JSON object", "mend or remove the file")
+            yield row
+
+
+def read_jsonl(path: Path | str) -> list[Row]:
+    """All rows of a JSONL file; see `iter_jsonl`."""
+    return list(iter_jsonl(path))
+
+
+def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write a CSV table; floats with 10 significant digits, None and NaN as an empty cell.
+
+    Raises:
+        ValueError: a row has a key that is not among `columns`.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(columns), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    write_bytes(path, stream.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    if value is None or value != value:
+        return ""
+    return format(value, ".10g") if isinstance(value, float) else value

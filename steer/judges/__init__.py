@@ -1,0 +1,1 @@
+"""Judges: a prompt and a reply in, a verdict out."""
