@@ -1,0 +1,1 @@
+"""Reading and steering transformers models, whatever family they belong to."""

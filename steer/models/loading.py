@@ -1,0 +1,174 @@
+"""Load a checkpoint, check that it is whole, resolve its parts and prove that they are the right ones."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from steer.errors import SteerError
+from steer.models.architectures import Sites, expert_count, layout_of, resolve
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded prompts: column −1 is the last prompt token of every row."""
+
+    input_ids: Int[Tensor, "batch tokens"]
+    attention_mask: Int[Tensor, "batch tokens"]
+    position_ids: Int[Tensor, "batch tokens"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model with its parts resolved.
+
+    Attributes:
+        name: the path it was loaded from, for messages.
+        model: the transformers model, in evaluation mode.
+        tokenizer: its tokenizer, with a chat template.
+        sites: the modules that are read and edited.
+        experts: routed experts per MoE layer; 0 in a dense model.
+        system_prompt: system turn put before every prompt, or None.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    sites: Sites
+    experts: int
+    system_prompt: str | None = None
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.sites.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width d of the residual stream."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def top_k(self) -> int:
+        """Experts chosen per token; 0 in a dense model."""
+        return self.sites.rule.top_k if self.sites.rule else 0
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one prompt in the model's own chat template, ready for a reply."""
+        turns = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        turns.append({"role": "user", "content": text})
+        encoded = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+    def batch(self, rows: Sequence[Sequence[int]]) -> Batch:
+        """Pad token ids on the left, with positions that count from each row's first real token."""
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id or 0))
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, width - len(row) :] = torch.tensor(row)
+            mask[index, width - len(row) :] = 1
+        positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+        device = self.model.device
+        return Batch(ids.to(device), mask.to(device), positions.to(device))
+
+    @torch.inference_mode()
+    def next_token_logits(self, batch: Batch) -> Float[Tensor, "batch vocabulary"]:
+        """Logits of the first reply token, from one forward pass without a cache."""
+        output = self.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]  # type: ignore[no-any-return]
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Weight files that the checkpoint says it has."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return [folder / name for name in names]
+    return [folder / "model.safetensors"]
+
+
+def check_weights(folder: Path) -> None:
+    """Check that every shard is there and readable, and that every weight is finite.
+
+    Raises:
+        SteerError: a shard is missing or cut short, or a tensor holds NaN or infinity (it is named).
+    """
+    fetch = "fetch or train the checkpoint again"
+    for shard in _shards(folder):
+        if not shard.is_file():
+            raise SteerError(str(folder), f"weights `{shard.name}` are missing", fetch)
+        try:
+            _check_finite(shard)
+        except SafetensorError as error:
+            raise SteerError(str(shard), f"can't be read ({error})", fetch) from error
+
+
+def _check_finite(shard: Path) -> None:
+    with safe_open(shard, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - not a mapping
+            tensor = tensors.get_tensor(name)
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise SteerError(
+                    str(shard), f"tensor `{name}` holds NaN or infinity", "fetch or train the checkpoint again"
+                )
+
+
+def _load_weights(folder: Path, dtype: str, device: str) -> Any:
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), output_loading_info=True, local_files_only=True
+    )
+    # transformers fills what is missing with random numbers and only warns.
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(kind):
+            names = ", ".join(sorted(str(name) for name in info[kind])[:5])
+            raise SteerError(str(folder), f"{kind.replace('_', ' ')} in the weights: {names}", "check the checkpoint")
+    return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise SteerError(
+            str(folder),
+            "its tokenizer has no chat template, so there is no way to tell where an instruction ends",
+            "use a chat (instruct) checkpoint, or add its template to tokenizer_config.json",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_checkpoint(
+    folder: Path | str, dtype: str = "float32", device: str = "cpu", system_prompt: str | None = None
+) -> LoadedModel:
+    """Load a checkpoint folder and resolve its parts; `proof.prove` then proves them.
+
+    Raises:
+        SteerError: the folder is no checkpoint, its family is not supported, weights are missing, cut
+            short or not finite, or the tokenizer has no chat template.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise SteerError(str(folder), "is not a checkpoint (no config.json)", "check `path` of the model")
+    layout_of(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
+    check_weights(folder)
+    tokenizer = _load_tokenizer(folder)
+    model = _load_weights(folder, dtype, device)
+    return LoadedModel(str(folder), model, tokenizer, resolve(model), expert_count(model), system_prompt)
