@@ -1,0 +1,149 @@
+"""Intervals, paired tests and agreement: pure functions of counts and vectors.
+
+An estimate from no observation is `UNDEFINED` (NaN in all three fields, an empty cell in a
+table), never 0 or 1. Everything random takes a generator.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """An estimate with the two ends of its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+UNDEFINED = Interval(math.nan, math.nan, math.nan)
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Share `successes / n` with the score interval of Wilson (1927), without continuity correction.
+
+    Returns:
+        The interval, inside [0, 1]; `UNDEFINED` for n = 0.
+
+    Raises:
+        ValueError: `successes` is not between 0 and n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes among {n}")
+    if n == 0:
+        return UNDEFINED
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # At the ends the exact value is 0 or 1; rounding must not leave 1e-17 there.
+    low = 0.0 if successes == 0 else (centre - half) / scale
+    high = 1.0 if successes == n else (centre + half) / scale
+    return Interval(share, low, high)
+
+
+def _percentiles(estimates: Float[np.ndarray, " resample"], confidence: float) -> tuple[float, float]:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def paired_difference(
+    treated: Float[np.ndarray, " prompt"],
+    control: Float[np.ndarray, " prompt"],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Mean of `treated - control` over the same prompts, with a percentile bootstrap interval over prompts.
+
+    Efron and Tibshirani (1993), section 13.3. A resample of prompts is drawn as the number of times
+    that each distinct difference occurs in it: the same distribution, and for 0/1 outcomes three
+    numbers a resample instead of one a prompt.
+
+    Returns:
+        The interval; `UNDEFINED` without prompts.
+    """
+    differences = np.asarray(treated, dtype=np.float64) - np.asarray(control, dtype=np.float64)
+    n = len(differences)
+    if n == 0:
+        return UNDEFINED
+    values, counts = np.unique(differences, return_counts=True)
+    drawn = rng.multinomial(n, counts / n, size=resamples)
+    return Interval(float(differences.mean()), *_percentiles(drawn @ values / n, confidence))
+
+
+def mcnemar(treated: Bool[np.ndarray, " prompt"], control: Bool[np.ndarray, " prompt"]) -> float:
+    """Exact two-sided p-value of McNemar's test (1947) on paired yes/no outcomes.
+
+    Twice the binomial tail (p = 1/2) of the rarer kind of discordant pair, at most 1; 1 when no
+    pair is discordant, which includes no pairs at all.
+    """
+    only_treated = int(np.sum(treated & ~control))
+    only_control = int(np.sum(control & ~treated))
+    discordant = only_treated + only_control
+    tail = sum(math.comb(discordant, k) for k in range(min(only_treated, only_control) + 1))
+    p_value: float = 2 * tail / 2**discordant
+    return min(1.0, p_value)
+
+
+def accuracy(judged: Sequence[str], truth: Sequence[str], confidence: float = CONFIDENCE) -> Interval:
+    """Share of equal labels with its Wilson interval; `UNDEFINED` without labels."""
+    equal = sum(one == other for one, other in zip(judged, truth, strict=True))
+    return wilson(equal, len(truth), confidence)
+
+
+def confusion(
+    judged: Sequence[str], truth: Sequence[str], labels: Sequence[str]
+) -> Int[np.ndarray, "label label"]:
+    """Counts of (truth, judged) pairs: a row for each true label, a column for each judged one.
+
+    Raises:
+        KeyError: a label that is not among `labels`.
+    """
+    index = {label: place for place, label in enumerate(labels)}
+    table = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    for one, other in zip(judged, truth, strict=True):
+        table[index[other], index[one]] += 1
+    return table
+
+
+def _kappas(tables: Int[np.ndarray, "*batch label label"]) -> Float[np.ndarray, " *batch"]:
+    """Kappa of each table; NaN where chance agreement is certain, so that kappa is 0/0."""
+    n = tables.sum(axis=(-2, -1))
+    observed = np.trace(tables, axis1=-2, axis2=-1) / n
+    expected = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1) / n**2
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(expected < 1, (observed - expected) / (1 - expected), np.nan))
+
+
+def cohen_kappa(
+    first: Sequence[str],
+    second: Sequence[str],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Agreement of two judges beyond chance (Cohen 1960), with a percentile bootstrap interval over items.
+
+    Returns:
+        The interval; `UNDEFINED` without items, or when both judges give one and the same label
+        throughout, since chance alone would then agree. Resamples of that kind are left out.
+    """
+    labels = sorted({*first, *second})
+    table = confusion(first, second, labels)
+    if len(labels) < 2:
+        return UNDEFINED
+    n = int(table.sum())
+    drawn = rng.multinomial(n, table.ravel() / n, size=resamples).reshape(resamples, *table.shape)
+    estimates = _kappas(drawn)
+    return Interval(float(_kappas(table)), *_percentiles(estimates[~np.isnan(estimates)], confidence))

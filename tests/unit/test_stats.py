@@ -1,0 +1,210 @@
+import math
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from steer.stats import (
+    UNDEFINED,
+    Interval,
+    accuracy,
+    cohen_kappa,
+    confusion,
+    mcnemar,
+    paired_difference,
+    wilson,
+)
+
+Pairs = list[tuple[Any, Any]]
+
+outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+verdicts = st.sampled_from(["refusal", "full_response", "non_response"])
+judgements = st.lists(st.tuples(verdicts, verdicts), min_size=1, max_size=60)
+
+
+def columns(pairs: Pairs, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([a for a, _ in pairs], dtype=dtype), np.array([b for _, b in pairs], dtype=dtype)
+
+
+def nan_everywhere(interval: Interval) -> bool:
+    return all(math.isnan(value) for value in interval)
+
+
+@given(n=st.integers(1, 500), data=st.data(), confidence=st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_equals_statsmodels(n: int, data: st.DataObject, confidence: float) -> None:
+    successes = data.draw(st.integers(0, n))
+    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    assert wilson(successes, n, confidence) == pytest.approx((successes / n, low, high), abs=1e-12)
+
+
+@given(n=st.integers(1, 2000), data=st.data())
+def test_wilson_contains_its_estimate_and_stays_within_zero_and_one(n: int, data: st.DataObject) -> None:
+    share, low, high = wilson(data.draw(st.integers(0, n)), n)
+    assert 0 <= low <= share <= high <= 1
+
+
+@given(n=st.integers(0, 200), data=st.data())
+def test_wilson_of_the_failures_mirrors_wilson_of_the_successes(n: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, n))
+    share, low, high = wilson(successes, n)
+    mirrored = wilson(n - successes, n)
+    assert mirrored == pytest.approx((1 - share, 1 - high, 1 - low), abs=1e-12, nan_ok=True)
+
+
+def test_fifty_of_fifty_is_not_certainty() -> None:
+    assert wilson(50, 50).low == pytest.approx(0.9287, abs=1e-4)
+
+
+def test_estimates_without_observations_are_undefined_not_zero() -> None:
+    rng = np.random.default_rng(0)
+    nothing = np.zeros(0)
+    assert nan_everywhere(wilson(0, 0))
+    assert nan_everywhere(accuracy([], []))
+    assert nan_everywhere(paired_difference(nothing, nothing, rng))
+    assert nan_everywhere(cohen_kappa([], [], rng))
+    assert nan_everywhere(UNDEFINED)
+
+
+@pytest.mark.parametrize("successes", [-1, 6])
+def test_wilson_refuses_impossible_counts(successes: int) -> None:
+    with pytest.raises(ValueError, match="among 5"):
+        wilson(successes, 5)
+
+
+def bootstrap_by_hand(treated: np.ndarray, control: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Percentile bootstrap, prompt by prompt."""
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(resamples):
+        rows = [int(rng.integers(len(treated))) for _ in treated]
+        means.append(sum(treated[row] - control[row] for row in rows) / len(rows))
+    return np.quantile(means, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["verdicts", "measurements"])
+def test_the_bootstrap_equals_resampling_prompts_one_by_one(seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    treated, control = rng.random(40), rng.random(40) + 0.2
+    if kind == "verdicts":
+        treated, control = (treated > 0.3).astype(float), (control > 0.6).astype(float)
+    estimate, low, high = paired_difference(treated, control, np.random.default_rng(1), resamples=20000)
+    assert estimate == pytest.approx((treated - control).mean())
+    # The tolerance is the Monte Carlo error of 1500 resamples; verdicts also move in steps of 1/40.
+    assert (low, high) == pytest.approx(bootstrap_by_hand(treated, control, 1500, seed), abs=0.03)
+
+
+def test_the_bootstrap_equals_the_exhaustive_distribution_of_resamples() -> None:
+    treated, control = np.array([1.0, 1.0, 0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0, 0.0, 1.0])
+    differences = treated - control
+    exhaustive = [np.mean([differences[row] for row in rows]) for rows in product(range(5), repeat=5)]
+    drawn = paired_difference(treated, control, np.random.default_rng(0), resamples=50000)
+    assert drawn[1:] == pytest.approx(np.quantile(exhaustive, [0.025, 0.975]), abs=1e-9)
+
+
+@given(outcomes, st.integers(0, 2**32 - 1))
+@settings(max_examples=50)
+def test_the_paired_difference_changes_sign_with_the_arms_and_stays_within_one(
+    pairs: Pairs, seed: int
+) -> None:
+    treated, control = columns(pairs, np.float64)
+    forward = paired_difference(treated, control, np.random.default_rng(seed), resamples=200)
+    backward = paired_difference(control, treated, np.random.default_rng(seed), resamples=200)
+    assert forward.estimate == -backward.estimate
+    assert -1 <= forward.low <= forward.high <= 1
+
+
+def test_equal_arms_differ_by_exactly_nothing() -> None:
+    same = np.array([1.0, 0.0, 1.0])
+    assert paired_difference(same, same, np.random.default_rng(0)) == (0, 0, 0)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    rng = np.random.default_rng(3)
+    treated, control = rng.random(30), rng.random(30)
+    runs = [paired_difference(treated, control, np.random.default_rng(7)) for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+@given(outcomes)
+def test_mcnemar_equals_statsmodels_and_a_binomial_test(pairs: Pairs) -> None:
+    treated, control = columns(pairs, np.bool_)
+    table = [[np.sum(treated & control), np.sum(treated & ~control)], [np.sum(~treated & control), 0]]
+    discordant = int(table[0][1] + table[1][0])
+    assert mcnemar(treated, control) == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
+    if discordant:
+        assert mcnemar(treated, control) == pytest.approx(binomtest(int(table[0][1]), discordant).pvalue)
+
+
+def test_mcnemar_without_discordant_pairs_is_one() -> None:
+    same = np.array([True, False, True])
+    assert mcnemar(same, same) == 1
+    assert mcnemar(same[:0], same[:0]) == 1
+
+
+def test_mcnemar_of_thousands_of_pairs_neither_overflows_nor_underflows_early() -> None:
+    treated = np.arange(5000) >= 0
+    assert 0 <= mcnemar(treated, ~treated) < 1e-300
+    half = np.arange(5000) % 2 == 0
+    assert mcnemar(half, ~half) == 1
+
+
+def kappa_by_hand(first: list[str], second: list[str]) -> float:
+    n = len(first)
+    observed = sum(a == b for a, b in zip(first, second, strict=True)) / n
+    chance = sum(first.count(label) * second.count(label) for label in set(first)) / n**2
+    return math.nan if chance == 1 else (observed - chance) / (1 - chance)
+
+
+@given(judgements)
+def test_kappa_equals_its_definition_and_scikit_learn(pairs: Pairs) -> None:
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    kappa = cohen_kappa(first, second, np.random.default_rng(0), resamples=100).estimate
+    assert kappa == pytest.approx(kappa_by_hand(first, second), nan_ok=True)
+    if not math.isnan(kappa):
+        assert kappa == pytest.approx(cohen_kappa_score(first, second))
+
+
+def test_the_interval_of_kappa_equals_resampling_items_one_by_one() -> None:
+    rng = np.random.default_rng(5)
+    labels = ["a", "b", "c"]
+    first = [labels[k] for k in rng.integers(3, size=50)]
+    second = [label if rng.random() < 0.7 else labels[rng.integers(3)] for label in first]
+    by_hand = []
+    for _ in range(1500):
+        rows = rng.integers(50, size=50)
+        by_hand.append(kappa_by_hand([first[row] for row in rows], [second[row] for row in rows]))
+    drawn = cohen_kappa(first, second, np.random.default_rng(0), resamples=20000)
+    assert drawn[1:] == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.03)
+
+
+def test_kappa_is_one_for_equal_judges_and_undefined_for_a_single_label() -> None:
+    rng = np.random.default_rng(0)
+    assert cohen_kappa(["a", "b"] * 20, ["a", "b"] * 20, rng) == (1, 1, 1)
+    assert nan_everywhere(cohen_kappa(["a", "a"], ["a", "a"], rng))
+
+
+def test_kappa_keeps_its_interval_when_some_resamples_hold_a_single_label() -> None:
+    interval = cohen_kappa(["a", "a", "a", "b"], ["a", "a", "a", "b"], np.random.default_rng(0))
+    assert interval == (1, 1, 1)
+
+
+def test_confusion_has_true_labels_in_rows() -> None:
+    table = confusion(judged=["x", "x", "y"], truth=["x", "y", "y"], labels=["x", "y"])
+    assert table.tolist() == [[1, 0], [1, 1]]
+
+
+def test_confusion_refuses_a_label_that_is_not_offered() -> None:
+    with pytest.raises(KeyError):
+        confusion(["z"], ["x"], ["x", "y"])
+
+
+def test_accuracy_counts_equal_labels() -> None:
+    assert accuracy(["a", "b", "a", "a"], ["a", "b", "b", "a"]) == wilson(3, 4)
