@@ -1,0 +1,44 @@
+"""Fixtures shared by all tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from steer.models.loading import LoadedModel, load_checkpoint
+from tests.tiny import FAMILIES, save_checkpoint
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny checkpoint of a family, made once a session."""
+    made: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in made:
+            made[family] = save_checkpoint(tmp_path_factory.mktemp(family), family)
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
+    """A loaded tiny model of a family, loaded once a session and never changed."""
+    loaded: dict[str, LoadedModel] = {}
+
+    def get(family: str) -> LoadedModel:
+        if family not in loaded:
+            loaded[family] = load_checkpoint(checkpoint(family))
+        return loaded[family]
+
+    return get
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def any_family(request: pytest.FixtureRequest) -> str:
+    """Each family in turn."""
+    return str(request.param)
