@@ -25,6 +25,18 @@ class Batch:
     position_ids: Int[Tensor, "batch tokens"]
 
 
+def left_padded(rows: Sequence[Sequence[int]], padding: int, device: Any = "cpu") -> Batch:
+    """Pad token ids on the left, with positions that count from each row's first real token."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), padding)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = torch.tensor(row)
+        mask[index, width - len(row) :] = 1
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    return Batch(ids.to(device), mask.to(device), positions.to(device))
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A causal language model with its parts resolved.
@@ -71,15 +83,7 @@ class LoadedModel:
 
     def batch(self, rows: Sequence[Sequence[int]]) -> Batch:
         """Pad token ids on the left, with positions that count from each row's first real token."""
-        width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id or 0))
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for index, row in enumerate(rows):
-            ids[index, width - len(row) :] = torch.tensor(row)
-            mask[index, width - len(row) :] = 1
-        positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-        device = self.model.device
-        return Batch(ids.to(device), mask.to(device), positions.to(device))
+        return left_padded(rows, int(self.tokenizer.pad_token_id or 0), self.model.device)
 
     @torch.inference_mode()
     def next_token_logits(self, batch: Batch) -> Float[Tensor, "batch vocabulary"]:
@@ -125,11 +129,18 @@ def _check_finite(shard: Path) -> None:
             tensor = tensors.get_tensor(name)
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise SteerError(
-                    str(shard), f"tensor `{name}` holds NaN or infinity", "fetch or train the checkpoint again"
+                    str(shard),
+                    f"tensor `{name}` holds NaN or infinity",
+                    "fetch or train the checkpoint again",
                 )
 
 
-def _load_weights(folder: Path, dtype: str, device: str) -> Any:
+def load_weights(folder: Path, dtype: str, device: str) -> Any:
+    """Load a causal language model of any family, in evaluation mode.
+
+    Raises:
+        SteerError: weights that the family needs are not in the folder, or others are.
+    """
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), output_loading_info=True, local_files_only=True
     )
@@ -137,11 +148,18 @@ def _load_weights(folder: Path, dtype: str, device: str) -> Any:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             names = ", ".join(sorted(str(name) for name in info[kind])[:5])
-            raise SteerError(str(folder), f"{kind.replace('_', ' ')} in the weights: {names}", "check the checkpoint")
+            raise SteerError(
+                str(folder), f"{kind.replace('_', ' ')} in the weights: {names}", "check the checkpoint"
+            )
     return model.to(device).eval().requires_grad_(requires_grad=False)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer that pads on the left.
+
+    Raises:
+        SteerError: it has no chat template.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
         raise SteerError(
@@ -169,6 +187,6 @@ def load_checkpoint(
         raise SteerError(str(folder), "is not a checkpoint (no config.json)", "check `path` of the model")
     layout_of(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
     check_weights(folder)
-    tokenizer = _load_tokenizer(folder)
-    model = _load_weights(folder, dtype, device)
+    tokenizer = load_tokenizer(folder)
+    model = load_weights(folder, dtype, device)
     return LoadedModel(str(folder), model, tokenizer, resolve(model), expert_count(model), system_prompt)
