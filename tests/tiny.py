@@ -36,7 +36,7 @@ _SHAPE: dict[str, Any] = {
     "initializer_range": 0.3,
     "pad_token_id": 256,
     "bos_token_id": None,
-    "eos_token_id": 258,
+    "eos_token_id": 257,
 }
 _EXPERTS: dict[str, Any] = {"num_experts": EXPERTS, "num_experts_per_tok": TOP_K}
 _QWEN_MOE = {**_EXPERTS, "moe_intermediate_size": 24, "head_dim": 8}
@@ -64,12 +64,12 @@ def build_model(family: str, seed: int = 0, **changes: Any) -> Any:
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, with ChatML's special tokens and template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    specials = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+    specials = ["<|pad|>", "<|im_end|>", "<|im_start|>"]
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>")
-    fast.add_special_tokens({"additional_special_tokens": specials[1:]})
+    tokenizer.add_special_tokens(specials)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=specials[0], eos_token=specials[1])
     fast.chat_template = CHAT_TEMPLATE
     return fast
 

@@ -1,0 +1,139 @@
+"""Greedy replies under interventions, a batch at a time."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from steer.models.interventions import Arm
+from steer.models.loading import LoadedModel
+from steer.models.steering import Fired, Steering, steer
+
+REASONING_END = "</think>"
+REASONING_START = "<think>"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply.
+
+    Attributes:
+        text: what the user would see, special tokens removed.
+        reasoning: thinking that the template sets apart from the reply; None where there is none.
+        n_tokens: reply tokens, the end-of-turn token included.
+        finish: `stop` at an end-of-turn token, `length` where the limit cut the reply.
+        first_token_logits: logits of the first reply token, `[V]`.
+        fired: what the arm did.
+    """
+
+    text: str
+    reasoning: str | None
+    n_tokens: int
+    finish: Literal["stop", "length"]
+    first_token_logits: Float[Tensor, " vocabulary"]
+    fired: Fired
+
+
+class _FirstLogits(LogitsProcessor):
+    """Keeps the logits of the first step; keeping every step's would grow with the reply."""
+
+    def __init__(self) -> None:
+        self.logits: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.logits is None:
+            self.logits = scores.clone()
+        return scores
+
+
+def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
+    """Ids that end a reply: those of the generation configuration and of the tokenizer."""
+    configured = loaded.model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({int(token) for token in (*listed, loaded.tokenizer.eos_token_id) if token is not None}))
+
+
+def split_reasoning(text: str) -> tuple[str, str | None]:
+    """(reply, reasoning) of a decoded text; an unclosed reasoning has no reply."""
+    head, closed, tail = text.rpartition(REASONING_END)
+    if closed:
+        return tail.lstrip("\n"), head.removeprefix(REASONING_START).strip()
+    if text.lstrip().startswith(REASONING_START):
+        return "", text.lstrip().removeprefix(REASONING_START).strip()
+    return text, None
+
+
+@torch.inference_mode()
+def generate(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    arms: Sequence[Arm],
+    max_new_tokens: int,
+    *,
+    use_cache: bool = True,
+) -> list[Reply]:
+    """Greedy replies to encoded prompts, row i under `arms[i]`.
+
+    Raises:
+        SteerError: an arm can't fire on this model, or an edit was never reached.
+    """
+    batch = loaded.batch(prompts)
+    width = batch.input_ids.shape[1]
+    first_logits = _FirstLogits()
+    steering: AbstractContextManager[Steering | None] = nullcontext()
+    if any(arm.operations for arm in arms):
+        steering = steer(loaded, arms, batch.attention_mask)
+    with steering as active:
+        output = loaded.model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            generation_config=_greedy(loaded, max_new_tokens, use_cache=use_cache),
+            logits_processor=LogitsProcessorList([first_logits]),
+        )
+        lengths = _lengths(output[:, width:], stop_tokens(loaded))
+        # The last token of a reply is never fed back, so no edit can have touched it.
+        nothing = [Fired(0, 0, 0.0)] * len(arms)
+        fired = active.fired([length - 1 for length, _ in lengths]) if active else nothing
+    assert first_logits.logits is not None  # noqa: S101 - generate runs one step at least
+    logits = first_logits.logits
+    return [
+        _reply(loaded, output[row, width:], lengths[row], logits[row], fired[row]) for row in range(len(prompts))
+    ]
+
+
+def _greedy(loaded: LoadedModel, max_new_tokens: int, *, use_cache: bool) -> Any:
+    # Made anew: the checkpoint's own settings may hold temperatures and penalties.
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        use_cache=use_cache,
+        eos_token_id=list(stop_tokens(loaded)),
+        pad_token_id=loaded.tokenizer.pad_token_id,
+    )
+
+
+def _lengths(
+    replies: Int[Tensor, "batch tokens"], stops: tuple[int, ...]
+) -> list[tuple[int, Literal["stop", "length"]]]:
+    found: list[tuple[int, Literal["stop", "length"]]] = []
+    for row in replies.tolist():
+        ends = [index for index, token in enumerate(row) if token in stops]
+        found.append((ends[0] + 1, "stop") if ends else (len(row), "length"))
+    return found
+
+
+def _reply(
+    loaded: LoadedModel,
+    tokens: Int[Tensor, " tokens"],
+    length: tuple[int, Literal["stop", "length"]],
+    logits: Float[Tensor, " vocabulary"],
+    fired: Fired,
+) -> Reply:
+    decoded = loaded.tokenizer.decode(tokens[: length[0]], skip_special_tokens=True)
+    text, reasoning = split_reasoning(decoded)
+    return Reply(text, reasoning, *length, first_token_logits=logits, fired=fired)
