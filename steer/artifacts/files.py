@@ -1,6 +1,7 @@
 """Files that are whole or absent: written beside, flushed to disk, then renamed."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -52,30 +53,47 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
     final = Path(final)
     partial = partial_path(final)
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(final.parent)
         remove(partial)
         yield partial
         publish(partial, final)
     except BaseException as error:
         remove(partial)
-        # h5py and safetensors report a full disk in words of their own, without an errno.
         if _is_disk_full(error):
             raise disk_full(final) from error
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) and _concerns(error, final):
             raise SteerError(str(final), "no permission to write", "check the folder's owner") from error
         raise
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SteerError(
+            str(folder), f"can't be a folder ({error.strerror}: {error.filename})", "move that file away"
+        ) from error
+
+
+def _concerns(error: OSError, final: Path) -> bool:
+    """Whether the error is about writing `final`, and not about something that the block reads."""
+    return error.filename in {str(place) for place in (final, partial_path(final), *final.parents)}
+
+
 def _is_disk_full(error: BaseException) -> bool:
-    return "No space left on device" in str(error) or "errno = 28" in str(error)
+    # h5py and safetensors report a full disk in words of their own, often without an errno.
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(sign in str(error) for sign in ("No space left on device", "Disk quota exceeded"))
 
 
-def disk_full(path: Path) -> SteerError:
-    """The error for a write to `path` that found no room."""
-    free = shutil.disk_usage(path.parent).free / 2**20
+def disk_full(path: Path, kept: str = "nothing was written under this name") -> SteerError:
+    """The error for a write to `path` that found no room (or no quota); `kept` says what is left."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free / 2**20
     return SteerError(
         str(path),
-        f"the disk is full ({free:.1f} MiB free); nothing was written under this name",
+        f"the disk is full ({free:.1f} MiB free); {kept}",
         "free some space, or set `results` to a folder on a larger disk, and run the same command again",
     )
 
@@ -84,8 +102,8 @@ def remove(path: Path) -> None:
     """Remove a file or a folder; do nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif path.is_symlink() or path.exists():
+        path.unlink()
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -115,7 +133,9 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(_read_text(path))
     except json.JSONDecodeError as error:
-        raise SteerError(str(path), f"is not JSON ({error})", "remove it and run again to rebuild it") from error
+        raise SteerError(
+            str(path), f"is not JSON ({error})", "remove it and run again to rebuild it"
+        ) from error
 
 
 def _read_text(path: Path) -> str:
@@ -145,13 +165,17 @@ def iter_jsonl(path: Path | str) -> Iterator[Row]:
         raise SteerError(str(path), "no such file", "run the stage that makes it first")
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise SteerError(f"{path}, line {number}", f"is not JSON ({error})", "mend or remove the file") from error
-            if not isinstance(row, dict):
-                raise SteerError(f"{path}, line {number}", "is not a JSON object", "mend or remove the file")
-            yield row
+            yield _row(line, f"{path}, line {number}")
+
+
+def _row(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SteerError(where, f"is not JSON ({error})", "mend or remove the file") from error
+    if not isinstance(row, dict):
+        raise SteerError(where, "is not a JSON object", "mend or remove the file")
+    return row
 
 
 def read_jsonl(path: Path | str) -> list[Row]:

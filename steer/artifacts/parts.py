@@ -1,0 +1,135 @@
+"""Activation files in the making: a part a batch, then one file out of the parts.
+
+A stage that is killed keeps its finished parts. The parts are joined by copying compressed chunks, so
+that joining costs no memory, and the same parts always give the same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from steer.artifacts import CONTRACT_VERSION
+from steer.artifacts.activations import Array
+from steer.artifacts.files import atomic_path, canonical_json
+from steer.artifacts.hdf5 import new_file
+from steer.artifacts.prompts import Prompt
+
+Compression = Literal["lzf", "gzip", "none"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file with the entries of some rows, and the rows of the final file that they go to."""
+
+    path: Path
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """Attributes of an activation file; see `steer.artifacts.activations`."""
+
+    model: str
+    revision: str
+    dtype: str
+    positions: int
+    span: str
+    moe_layers: tuple[int, ...]
+    provenance: Mapping[str, Any]
+
+
+def write_part(path: Path, columns: Mapping[str, Array], compression: Compression) -> None:
+    """Write the entries of one batch, atomically; the first axis counts prompts.
+
+    Raises:
+        SteerError: the disk is full.
+    """
+    with atomic_path(path) as partial, new_file(partial) as file:
+        for name in sorted(columns):
+            column = columns[name]
+            file.create_dataset(name, data=column, **_storage(column.shape[1:], compression))
+            file.check()
+
+
+def _storage(shape: tuple[int, ...], compression: Compression) -> dict[str, Any]:
+    if not shape:
+        return {}
+    filters = {} if compression == "none" else {"compression": compression, "shuffle": True}
+    return {"chunks": (1, *shape), **filters}
+
+
+def assemble(
+    path: Path, parts: Sequence[Part], prompts: Sequence[Prompt], n_tokens: Sequence[int], header: Header
+) -> None:
+    """Join parts into the file of the whole set, atomically.
+
+    Args:
+        path: the final file.
+        parts: in an order that is always the same; their rows cover every prompt once.
+        prompts: the set, in the order of the final file.
+        n_tokens: length of each prompt, in tokens.
+        header: the file's attributes.
+
+    Raises:
+        SteerError: the disk is full.
+        ValueError: the parts don't cover the set.
+    """
+    if sorted(row for part in parts for row in part.rows) != list(range(len(prompts))):
+        raise ValueError(f"{path}: the parts don't cover each of {len(prompts)} prompts once")
+    with atomic_path(path) as partial, new_file(partial) as file:
+        _write_header(file, header)
+        _write_table(file, prompts, n_tokens, header.positions)
+        for part in parts:
+            _copy_part(part, file, len(prompts))
+            file.check()
+        file.attrs["complete"] = True
+
+
+def _write_header(file: h5py.File, header: Header) -> None:
+    file.attrs["contract"] = CONTRACT_VERSION
+    for name in ("model", "revision", "dtype", "positions", "span"):
+        file.attrs[name] = getattr(header, name)
+    file.attrs["moe_layers"] = np.array(header.moe_layers, dtype=np.int32)
+    file.attrs["provenance"] = canonical_json(header.provenance)
+    file.attrs["complete"] = False
+
+
+def _write_table(file: h5py.File, prompts: Sequence[Prompt], n_tokens: Sequence[int], positions: int) -> None:
+    for name, values in (
+        ("prompt_id", [prompt.id for prompt in prompts]),
+        ("split", [prompt.split for prompt in prompts]),
+        ("label", [prompt.label for prompt in prompts]),
+    ):
+        encoded = [value.encode() for value in values]
+        # Of fixed length: HDF5 neither compresses strings of any length nor reads them in one go.
+        text = h5py.string_dtype("utf-8", max(map(len, encoded)))
+        file.create_dataset(name, data=np.array(encoded, dtype=text))
+    file.create_dataset("n_tokens", data=np.array(n_tokens, dtype=np.int32))
+    file.create_dataset("token_count", data=np.full(len(prompts), positions, dtype=np.int32))
+
+
+def _copy_part(part: Part, file: h5py.File, n_prompts: int) -> None:
+    with h5py.File(part.path, "r") as source:
+        for name, stored in source.items():
+            if name not in file:
+                file.create_dataset(name, (n_prompts, *stored.shape[1:]), stored.dtype, **_filters_of(stored))
+            if stored.chunks is None:
+                order = np.argsort(part.rows)
+                file[name][np.array(part.rows)[order]] = stored[...][order]
+            else:
+                _copy_chunks(stored, file[name], part.rows)
+
+
+def _filters_of(stored: h5py.Dataset) -> dict[str, Any]:
+    return {"chunks": stored.chunks, "compression": stored.compression, "shuffle": stored.shuffle}
+
+
+def _copy_chunks(stored: h5py.Dataset, target: h5py.Dataset, rows: Sequence[int]) -> None:
+    zeros = (0,) * (stored.ndim - 1)
+    for index, row in enumerate(rows):
+        mask, content = stored.id.read_direct_chunk((index, *zeros))
+        target.id.write_direct_chunk((row, *zeros), content, mask)

@@ -1,0 +1,76 @@
+"""Prompt sets: JSONL files with one prompt a line."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from steer.artifacts.files import Row, iter_jsonl
+from steer.errors import SteerError
+
+Label = Literal["harmful", "harmless"]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a prompt set (contract section 3), without what only a report needs.
+
+    Attributes:
+        id: stable name, from the content.
+        text: the user's turn.
+        label: whether it should be refused (`harmful`) or answered (`harmless`).
+        split: `train` estimates, `val` chooses, `test` reports.
+    """
+
+    id: str
+    text: str
+    label: Label
+    split: Split
+
+
+def read_prompts(path: Path | str) -> list[Prompt]:
+    """All prompts of a set, in the order of the file.
+
+    Raises:
+        SteerError: the file is missing, has no prompts, an id twice, a row without text, or an unknown
+            label or split (the line is named).
+    """
+    path = Path(path)
+    prompts: dict[str, Prompt] = {}
+    for number, prompt in enumerate(_prompts(path), 1):
+        if prompt.id in prompts:
+            raise SteerError(
+                f"{path}, line {number}",
+                f"prompt `{prompt.id}` is there twice",
+                "remove one of the two lines",
+            )
+        prompts[prompt.id] = prompt
+    if not prompts:
+        raise SteerError(str(path), "has no prompts", "give the set at least one, or remove it from `sets`")
+    return list(prompts.values())
+
+
+def _prompts(path: Path) -> Iterator[Prompt]:
+    for number, row in enumerate(iter_jsonl(path), 1):
+        where = f"{path}, line {number}"
+        yield Prompt(
+            id=_text(row, "id", where),
+            text=_text(row, "text", where),
+            label=cast(Label, _one_of(row, "label", get_args(Label), where)),
+            split=cast(Split, _one_of(row, "split", get_args(Split), where)),
+        )
+
+
+def _text(row: Row, key: str, where: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise SteerError(where, f"has no `{key}`, or an empty one", "give the row a text for it")
+    return value
+
+
+def _one_of(row: Row, key: str, offered: tuple[str, ...], where: str) -> str:
+    value = row.get(key)
+    if value not in offered:
+        raise SteerError(where, f"`{key}` is {value!r}", f"use one of {', '.join(offered)}")
+    return str(value)
