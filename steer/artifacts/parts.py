@@ -62,6 +62,15 @@ def _storage(shape: tuple[int, ...], compression: Compression) -> dict[str, Any]
     return {"chunks": (1, *shape), **filters}
 
 
+def remove_others(parts: Sequence[Part]) -> None:
+    """Remove the parts beside these: they are of other settings, prompts or code."""
+    wanted = {part.path for part in parts}
+    for folder in {part.path.parent for part in parts}:
+        for found in folder.glob("[!.]*.h5"):
+            if found not in wanted:
+                found.unlink()
+
+
 def assemble(
     path: Path, parts: Sequence[Part], prompts: Sequence[Prompt], n_tokens: Sequence[int], header: Header
 ) -> None:

@@ -1,0 +1,207 @@
+"""Stage: prompts through a model into an activation file.
+
+Batches are made of prompts of similar length, over the whole set and always in the same way, because
+another batch gives other last bits. Each batch is written as a part of its own, so that a stage that
+is killed goes on where it stopped and ends with the same bytes; parts made by several jobs join alike.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steer.artifacts.activations import Array
+from steer.artifacts.facts import ModelFacts
+from steer.artifacts.files import remove
+from steer.artifacts.parts import Header, Part, assemble, remove_others, write_part
+from steer.artifacts.prompts import Prompt, read_prompts
+from steer.artifacts.provenance import digest, provenance
+from steer.config import ActivationSettings, ModelSettings
+from steer.errors import SteerError
+from steer.models.batching import by_length
+from steer.models.capture import Capture, Recorder, capture
+from steer.models.loading import LoadedModel
+from steer.models.scoring import refusal_score
+from steer.models.study import open_study
+
+Tokens = Sequence[int]
+
+log = logging.getLogger(__name__)
+
+
+def dump_activations(
+    facts_path: Path, prompts_path: Path, out: Path, model: ModelSettings, settings: ActivationSettings
+) -> None:
+    """Open the model that `model.json` describes and write the activation file of a prompt set.
+
+    Raises:
+        SteerError: see `open_study` and `dump`.
+    """
+    loaded, facts = open_study(facts_path, model)
+    dump(loaded, facts, read_prompts(prompts_path), out, model, settings)
+
+
+def dump(
+    loaded: LoadedModel,
+    facts: ModelFacts,
+    prompts: Sequence[Prompt],
+    out: Path,
+    model: ModelSettings,
+    settings: ActivationSettings,
+) -> None:
+    """Write the activation file `out` of some prompts; see `steer.artifacts.activations`.
+
+    Raises:
+        SteerError: a prompt is too short or too long; the model gives NaN or infinity, or numbers that
+            the stored type can't hold; the disk is full.
+    """
+    tokens = encode(loaded, prompts, settings.positions, model.max_prompt_tokens)
+    origin = provenance(
+        "steer.activations",
+        {"model": model.model_dump(mode="json"), "activations": settings.model_dump()},
+        {"model": facts.digest, "prompts": digest([asdict(prompt) for prompt in prompts])},
+    )
+    parts = plan(tokens, prompts, model.batch_size, parts_folder(out), digest(origin))
+    remove_others(parts)
+    read_parts(loaded, facts, parts, prompts, tokens, settings)
+    header = Header(
+        model=facts.digest,
+        revision=facts.revision or "",
+        dtype=settings.dtype,
+        positions=settings.positions,
+        span=f"last-{settings.positions}-prompt-tokens",
+        moe_layers=loaded.sites.moe_layers,
+        provenance=origin,
+    )
+    assemble(out, parts, prompts, [len(row) for row in tokens], header)
+    remove(parts_folder(out))
+
+
+def encode(loaded: LoadedModel, prompts: Sequence[Prompt], positions: int, longest: int) -> list[Tokens]:
+    """Token ids of each prompt in the model's chat template.
+
+    Raises:
+        SteerError: a prompt has fewer than `positions` or more than `longest` tokens.
+    """
+    tokens: list[Tokens] = []
+    for prompt in prompts:
+        ids = loaded.encode(prompt.text)
+        if len(ids) < positions:
+            raise SteerError(
+                f"prompt `{prompt.id}`",
+                f"has {len(ids)} tokens, fewer than the {positions} positions that are read",
+                "lower `activations.positions`, or remove the prompt",
+            )
+        if len(ids) > longest:
+            raise SteerError(
+                f"prompt `{prompt.id}`",
+                f"has {len(ids)} tokens, more than the {longest} that are accepted",
+                "raise `max_prompt_tokens` of the model, or remove the prompt",
+            )
+        tokens.append(ids)
+    return tokens
+
+
+def parts_folder(out: Path) -> Path:
+    """Where the parts of an unfinished file stand."""
+    return out.with_name(f".{out.stem}.parts")
+
+
+def plan(
+    tokens: Sequence[Tokens], prompts: Sequence[Prompt], batch_size: int, folder: Path, origin: str
+) -> list[Part]:
+    """Batches by rising length, then id; a part's name tells all that decides its content.
+
+    Args:
+        tokens: token ids of each prompt.
+        prompts: the set.
+        batch_size: most prompts a batch.
+        folder: where the parts stand.
+        origin: digest of what is common to all parts.
+    """
+    batches = by_length([len(row) for row in tokens], [prompt.id for prompt in prompts], batch_size)
+    parts = []
+    for number, rows in enumerate(batches):
+        content = digest([origin, [[prompts[row].id, list(tokens[row])] for row in rows]])
+        parts.append(Part(folder / f"{number:05d}-{content}.h5", tuple(rows)))
+    return parts
+
+
+def read_parts(
+    loaded: LoadedModel,
+    facts: ModelFacts,
+    parts: Sequence[Part],
+    prompts: Sequence[Prompt],
+    tokens: Sequence[Tokens],
+    settings: ActivationSettings,
+) -> None:
+    """Run the model on every part that is not there yet, and write it.
+
+    A part is compressed and written by a thread while the model reads the next one.
+
+    Raises:
+        SteerError: see `dump`.
+    """
+    todo = [part for part in parts if not part.path.is_file()]
+    log.info("%d of %d batches are there already", len(parts) - len(todo), len(parts))
+    with capture(loaded, settings.positions) as recorder, ThreadPoolExecutor(1) as writer:
+        unfinished: Future[None] | None = None
+        for part in todo:
+            columns = read_batch(loaded, facts, recorder, [tokens[row] for row in part.rows], settings.dtype)
+            if unfinished is not None:
+                unfinished.result()
+            ids = [prompts[row].id for row in part.rows]
+            unfinished = writer.submit(_write, part, columns, ids, settings)
+        if unfinished is not None:
+            unfinished.result()
+
+
+def read_batch(
+    loaded: LoadedModel, facts: ModelFacts, recorder: Recorder, tokens: Sequence[Tokens], dtype: str
+) -> dict[str, Array]:
+    """The datasets of one batch, by name."""
+    logits = loaded.next_token_logits(loaded.batch(tokens))
+    columns = _arrays(recorder.take(), loaded.experts if loaded.sites.moe_layers else 0, np.dtype(dtype))
+    columns["refusal_score"] = refusal_score(logits, facts.refusal_token_ids).cpu().numpy().astype(np.float32)
+    return columns
+
+
+def _arrays(seen: Capture, experts: int, dtype: "np.dtype[Any]") -> dict[str, Array]:
+    activations = {"residual": seen.residual, "attention_out": seen.attention_out, "mlp_out": seen.mlp_out}
+    exact: dict[str, torch.Tensor] = {}
+    if experts:
+        activations["moe_input"] = seen.moe_input
+        exact = {
+            "router_logits": seen.router_logits,
+            "expert_index": seen.expert_index,
+            "expert_weight": seen.expert_weight,
+            "expert_count": seen.expert_count(experts).to(torch.int32),
+        }
+    # A value beyond the range of `dtype` becomes infinity here and an error in `_check_finite`.
+    with np.errstate(over="ignore"):
+        stored = {
+            name: tensor.float().numpy().astype(dtype, copy=False) for name, tensor in activations.items()
+        }
+    return {**stored, **{name: tensor.numpy() for name, tensor in exact.items()}}
+
+
+def _write(part: Part, columns: dict[str, Array], ids: Sequence[str], settings: ActivationSettings) -> None:
+    _check_finite(columns, ids, settings.dtype)
+    write_part(part.path, columns, settings.compression)
+
+
+def _check_finite(columns: dict[str, Array], ids: Sequence[str], dtype: str) -> None:
+    for name, column in columns.items():
+        finite = np.isfinite(column.reshape(len(ids), -1)).all(axis=1)
+        if not finite.all():
+            prompt = ids[int(np.flatnonzero(~finite)[0])]
+            raise SteerError(
+                f"activations of prompt `{prompt}`",
+                f"`{name}` holds NaN or infinity, or values too large for {dtype}",
+                "use `activations.dtype: float32`; if that is not it, check the model's weights and dtype",
+            )
