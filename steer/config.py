@@ -5,14 +5,15 @@ README's table are generated from these classes (`python -m steer config`).
 """
 
 import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steer.errors import SteerError
-from steer.judges.settings import GrammarJudge, LikelihoodJudge, PhrasesJudge
+from steer.judges.settings import JudgeSettings
 from steer.organism.settings import OrganismSettings
 
 Scope = Literal["prompt", "generated", "all"]
@@ -52,7 +53,7 @@ class ModelSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def _one_origin(self) -> "ModelSettings":
         if (self.organism is None) == (self.path is None):
             raise ValueError("give exactly one of `organism` and `path`")
         return self
@@ -78,7 +79,9 @@ class ContrastSettings(Settings):
 class ActivationSettings(Settings):
     """What is read from the model."""
 
-    positions: int = Field(5, ge=1, description="Last prompt tokens kept, template included (both papers: 5).")
+    positions: int = Field(
+        5, ge=1, description="Last prompt tokens kept, template included (both papers: 5)."
+    )
     compression: Literal["lzf", "gzip", "none"] = Field(
         "lzf", description="HDF5 filter, after byte shuffling; lzf and gzip are part of h5py."
     )
@@ -99,14 +102,18 @@ class ArditiSettings(Settings):
     """Choice of layer and position after Arditi et al. (arXiv 2406.11717, appendix C)."""
 
     kl_threshold: float = Field(0.1, gt=0, description="Largest KL on harmless prompts under ablation, nats.")
-    induce_threshold: float = Field(0.0, description="Smallest refusal score that addition must reach, log-odds.")
+    induce_threshold: float = Field(
+        0.0, description="Smallest refusal score that addition must reach, log-odds."
+    )
     prune_layers: Share = Field(0.2, description="Share of the last layers that can't be chosen.")
 
 
 class CosmicSettings(Settings):
     """Choice of layer and position after COSMIC (arXiv 2506.00085), without output tokens."""
 
-    layers: Share = Field(0.1, description="Share of layers, the least similar between classes, that are scored.")
+    layers: Share = Field(
+        0.1, description="Share of layers, the least similar between classes, that are scored."
+    )
     prune_layers: Share = Field(0.2, description="Share of the last layers that can't be chosen.")
 
 
@@ -119,7 +126,9 @@ class StrengthSettings(Settings):
     )
     scopes: tuple[Scope, ...] = Field(("all", "prompt", "generated"), description="Token scopes tried.")
     candidates: int = Field(
-        3, ge=1, description="Best (layer, position) pairs of a selection method that are tried by generation."
+        3,
+        ge=1,
+        description="Best (layer, position) pairs of a selection method that are tried by generation.",
     )
     prompts: int = Field(32, ge=1, description="Prompts of `val` per class that are answered and judged.")
     max_new_tokens: int = Field(40, ge=1, description="Length of a trial reply, in tokens.")
@@ -129,7 +138,9 @@ class StrengthSettings(Settings):
 class SelectionSettings(Settings):
     """The methods by which an intervention is chosen, all on `val`."""
 
-    arditi: ArditiSettings = Field(ArditiSettings(), description="Bypass, induce and KL scores of each direction.")
+    arditi: ArditiSettings = Field(
+        ArditiSettings(), description="Bypass, induce and KL scores of each direction."
+    )
     cosmic: CosmicSettings = Field(CosmicSettings(), description="Cosine scores inside the model.")
     strength: StrengthSettings = Field(StrengthSettings(), description="Judged trial generations.")
 
@@ -146,9 +157,13 @@ class ArmSettings(Settings):
     direction: Literal["refusal", "random"] = Field(
         "refusal", description="The estimated direction, or a random one of equal norm as a control."
     )
-    selection: Literal["arditi", "cosmic"] = Field("arditi", description="Method that chose layer and position.")
+    selection: Literal["arditi", "cosmic"] = Field(
+        "arditi", description="Method that chose layer and position."
+    )
     rank: int = Field(
-        1, ge=1, description="Directions removed together by `ablate`: the best of the selection, orthonormalised."
+        1,
+        ge=1,
+        description="Directions removed together by `ablate`: the best of the selection, orthonormalised.",
     )
     tuned: bool = Field(
         True, description="Let judged generation choose among the best candidates, coefficients and scopes."
@@ -172,9 +187,6 @@ class GenerationSettings(Settings):
     max_new_tokens: int = Field(48, ge=1, description="Longest reply, in tokens.")
 
 
-JudgeSettings = Annotated[PhrasesJudge | GrammarJudge | LikelihoodJudge, Field(discriminator="kind")]
-
-
 class ScoreSettings(Settings):
     """How verdicts become numbers."""
 
@@ -189,6 +201,7 @@ class ReportSettings(Settings):
     replies: Literal["withheld", "full"] = Field(
         "withheld", description="Whether model replies stand in the report; they are always in results/."
     )
+    samples: int = Field(3, ge=1, description="Prompts per set whose replies the page of samples lists.")
 
 
 class DownloadSettings(Settings):
@@ -218,7 +231,7 @@ class Config(Settings):
     report: ReportSettings = Field(ReportSettings(), description="The report.")
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Self:
+    def _names_exist(self) -> "Config":
         sets = [self.contrast.harmful, self.contrast.harmless, *self.generation.sets]
         _known("set", sets, self.sets)
         _known("judge", [self.scores.judge, self.selection.strength.judge], self.judges)
@@ -238,21 +251,32 @@ def _nearest(key: str, known: list[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(f'`{name}`' for name in known)}"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields that the section at `location` has."""
-    annotation: Any = Config
+def _walk(location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys that a location goes through, and the sections that it may end in.
+
+    Pydantic puts the kind of a judge into the location; it is no key, but it says which section is meant.
+    """
+    keys: list[str] = []
+    found: Any = Config
     for part in location:
-        annotation = _step(annotation, part)
-    return sorted({name for model in _models_in(annotation) for name in model.model_fields})
+        of_kind = [model for model in _models_in(found) if part in _kinds_of(model)]
+        is_name = get_origin(found) is dict
+        if is_name or not of_kind:
+            keys.append(str(part))
+        found = get_args(found)[1] if is_name else of_kind or _member(found, part)
+    return keys, _models_in(found)
 
 
-def _step(annotation: Any, part: int | str) -> list[Any]:
-    steps: list[Any] = []
-    for model in _models_in(annotation):
-        if part in model.model_fields:
-            steps.append(model.model_fields[str(part)].annotation)
-    # A name of a mapping, an index or the tag of a union: the same models stay in view.
-    return steps or list(_models_in(annotation))
+def _kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
+
+
+def _member(found: Any, part: int | str) -> Any:
+    """What the key `part` of a section holds; for an index, the same models stay in view."""
+    fields = [model.model_fields.get(str(part)) for model in _models_in(found)]
+    held = [field.annotation for field in fields if field]
+    return held[0] if len(held) == 1 else held or found
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -260,16 +284,19 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
         return [model for member in annotation for model in _models_in(member)]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for member in getattr(annotation, "__args__", ()) for model in _models_in(member)]
+    return [model for member in get_args(annotation) for model in _models_in(member)]
 
 
 def _explain(problem: Any) -> str:
     location = problem["loc"]
-    dotted = ".".join(str(part) for part in location)
+    keys, _ = _walk(location)
+    dotted = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key `{dotted}`; {_nearest(str(location[-1]), _fields_at(location[:-1]))}"
-    if problem["type"] == "missing":
-        return f"missing key `{dotted}`"
+        _, sections = _walk(location[:-1])
+        known = sorted({name for section in sections for name in section.model_fields})
+        return f"unknown key `{dotted}`; {_nearest(keys[-1], known)}"
+    if problem["type"] in ("missing", "union_tag_not_found"):
+        return f"missing key `{dotted}{'' if problem['type'] == 'missing' else '.kind'}`"
     message = problem["msg"].removeprefix("Value error, ")
     return f"`{dotted}`: {message}" if dotted else message
 
@@ -318,3 +345,13 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def pick(config: Config, keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Any]:
+    """The values at dotted keys, as JSON-able values; `{name}` in a key is filled in from `names`."""
+    values = config.model_dump(mode="json")
+    return {key: _at(values, key.format(**names).split(".")) for key in keys}
+
+
+def _at(section: Any, path: list[str]) -> Any:
+    return _at(section[path[0]], path[1:]) if path else section

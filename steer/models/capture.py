@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from steer.models.hooks import Register, first, hooked
@@ -51,7 +51,7 @@ class Recorder:
         self._positions = positions
         self._seen: dict[tuple[str, int], Tensor] = {}
 
-    def keep(self, what: str, index: int, tensor: Float[Tensor, "batch tokens _"]) -> None:
+    def keep(self, what: str, index: int, tensor: Shaped[Tensor, "batch tokens _"]) -> None:
         """Copy the last positions of a tensor, so that the batch itself can be freed."""
         self._seen[what, index] = tensor[:, -self._positions :].detach().to("cpu", copy=True)
 
@@ -94,7 +94,11 @@ def _after(keep: Callable[[Any], None]) -> Callable[..., None]:
 def _hooks(loaded: LoadedModel, recorder: Recorder) -> Iterator[Register]:
     for index, sites in enumerate(loaded.sites.layers):
         yield sites.layer, "before", lambda x, i=index: recorder.keep("residual", i, x)
-        yield sites.attention_write, "after", _after(lambda o, i=index: recorder.keep("attention", i, first(o)))
+        yield (
+            sites.attention_write,
+            "after",
+            _after(lambda o, i=index: recorder.keep("attention", i, first(o))),
+        )
         yield sites.mlp_write, "after", _after(lambda o, i=index: recorder.keep("mlp", i, first(o)))
         if sites.router is not None:
             yield from _router_hooks(sites.mlp, sites.router, index, recorder)

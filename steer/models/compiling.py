@@ -68,9 +68,7 @@ class Compiler:
 
     def edit(self, site: Site, phase: Phase) -> Edit | None:
         """The edit of a site in a phase; None where no row has one."""
-        steps = [
-            getattr(self, f"_{kind}")(rows) for kind, rows in _rows(self._arms, site, phase).items()
-        ]
+        steps = [getattr(self, f"_{kind}")(rows) for kind, rows in _rows(self._arms, site, phase).items()]
         if not steps:
             return None
 
@@ -88,7 +86,9 @@ class Compiler:
         return stacked.to(**self._like)
 
     def _add(self, rows: dict[int, tuple[Operation, Arm]]) -> Edit:
-        scaled = {row: (op.coefficient * arm.tensors[op.tensor].double())[None] for row, (op, arm) in rows.items()}
+        scaled = {
+            row: (op.coefficient * arm.tensors[op.tensor].double())[None] for row, (op, arm) in rows.items()
+        }
         vector = self._stack(scaled, (1, self._loaded.hidden_size))
         return lambda h: edits.add(h, vector)
 

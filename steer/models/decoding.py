@@ -45,7 +45,7 @@ class _FirstLogits(LogitsProcessor):
     def __init__(self) -> None:
         self.logits: Tensor | None = None
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the library's signature
         if self.logits is None:
             self.logits = scores.clone()
         return scores
@@ -55,7 +55,9 @@ def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
     """Ids that end a reply: those of the generation configuration and of the tokenizer."""
     configured = loaded.model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({int(token) for token in (*listed, loaded.tokenizer.eos_token_id) if token is not None}))
+    return tuple(
+        sorted({int(token) for token in (*listed, loaded.tokenizer.eos_token_id) if token is not None})
+    )
 
 
 def split_reasoning(text: str) -> tuple[str, str | None]:
@@ -99,10 +101,11 @@ def generate(
         # The last token of a reply is never fed back, so no edit can have touched it.
         nothing = [Fired(0, 0, 0.0)] * len(arms)
         fired = active.fired([length - 1 for length, _ in lengths]) if active else nothing
-    assert first_logits.logits is not None  # noqa: S101 - generate runs one step at least
+    assert first_logits.logits is not None
     logits = first_logits.logits
     return [
-        _reply(loaded, output[row, width:], lengths[row], logits[row], fired[row]) for row in range(len(prompts))
+        _reply(loaded, output[row, width:], lengths[row], logits[row], fired[row])
+        for row in range(len(prompts))
     ]
 
 

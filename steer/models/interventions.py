@@ -60,12 +60,14 @@ def orthonormal_basis(directions: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
 
 
 def add(h: Float[Tensor, "... d"], vector: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-    """h + c·r, with c·r given (Turner et al., arXiv 2308.10248; Arditi et al., section 2.4)."""
+    """H + c·r, with c·r given (Turner et al., arXiv 2308.10248; Arditi et al., section 2.4)."""
     return h + vector
 
 
-def ablate(h: Float[Tensor, "... d"], basis: Float[Tensor, "*batch k d"], strength: Any = 1.0) -> Float[Tensor, "... d"]:
-    """h − s·Σ_k (h·b_k) b_k over an orthonormal basis (Arditi et al., equation 4, for a subspace)."""
+def ablate(
+    h: Float[Tensor, "... d"], basis: Float[Tensor, "*batch k d"], strength: Any = 1.0
+) -> Float[Tensor, "... d"]:
+    """H − s·Σ_k (h·b_k) b_k over an orthonormal basis (Arditi et al., equation 4, for a subspace)."""
     if basis.shape[-2] == 1 and basis.dim() == 2:
         return h - (strength * (h @ basis[0])).unsqueeze(-1) * basis[0]
     return h - (strength * (h @ basis.mT)) @ basis
@@ -74,7 +76,7 @@ def ablate(h: Float[Tensor, "... d"], basis: Float[Tensor, "*batch k d"], streng
 def affine(
     h: Float[Tensor, "... d"], direction: Float[Tensor, "... d"], target: Float[Tensor, "..."]
 ) -> Float[Tensor, "... d"]:
-    """h − proj_r(h) + t·r̂: the component along r̂ is set to t (ACE, arXiv 2411.09003, equation 5).
+    """H − proj_r(h) + t·r̂: the component along r̂ is set to t (ACE, arXiv 2411.09003, equation 5).
 
     Args:
         h: residual stream.

@@ -85,10 +85,12 @@ def _prove_routing(
 ) -> None:
     where = f"layer {index}, router"
     seen = _block_io(loaded, batch, sites)
-    assert loaded.sites.rule is not None  # noqa: S101 - `resolve` gives every family with routers a rule
+    assert loaded.sites.rule is not None
     weights, chosen = loaded.sites.rule.route(seen["logits"])
     if not (torch.equal(weights, seen["weights"]) and torch.equal(chosen, seen["index"])):
-        raise _fail(loaded, where, f"`{loaded.sites.rule.name}` does not give the router's own choice and weights")
+        raise _fail(
+            loaded, where, f"`{loaded.sites.rule.name}` does not give the router's own choice and weights"
+        )
     total = _weighted_sum(loaded, sites, seen["tokens"], weights, chosen)
     if not _close(loaded, seen["output"], total):
         raise _fail(loaded, where, "the block's output is not the weighted sum of its experts'")
@@ -107,7 +109,7 @@ def _block_io(loaded: LoadedModel, batch: Batch, sites: LayerSites) -> dict[str,
     def leave(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         seen["output"] = first(output).flatten(0, 1)
 
-    assert sites.router is not None  # noqa: S101 - called for sparse layers only
+    assert sites.router is not None
     with hooked([(sites.mlp, "before", enter), (sites.router, "after", route), (sites.mlp, "after", leave)]):
         loaded.next_token_logits(batch)
     return seen
@@ -121,7 +123,7 @@ def _weighted_sum(
     weights: Float[Tensor, "tokens chosen"],
     chosen: Int[Tensor, "tokens chosen"],
 ) -> Float[Tensor, "tokens d"]:
-    assert sites.experts is not None  # noqa: S101 - called for sparse layers only
+    assert sites.experts is not None
     total = torch.zeros_like(tokens)
     for expert in range(loaded.experts):
         gate = torch.where(chosen == expert, weights, torch.zeros_like(weights)).sum(dim=-1, keepdim=True)
@@ -133,12 +135,14 @@ def _prove_router_acts(
     loaded: LoadedModel, batch: Batch, logits: Float[Tensor, "rows vocabulary"], sites: LayerSites, index: int
 ) -> None:
     def reverse(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        assert loaded.sites.rule is not None  # noqa: S101 - checked by the caller
+        assert loaded.sites.rule is not None
         weights, chosen = loaded.sites.rule.route(-output[0])
         return (output[0], weights, chosen)
 
-    assert sites.router is not None  # noqa: S101 - called for sparse layers only
+    assert sites.router is not None
     with hooked([(sites.router, "after", reverse)]):
         pushed = loaded.next_token_logits(batch)
     if torch.equal(pushed, logits):
-        raise _fail(loaded, f"layer {index}, router", "reversing its preference leaves the logits as they were")
+        raise _fail(
+            loaded, f"layer {index}, router", "reversing its preference leaves the logits as they were"
+        )

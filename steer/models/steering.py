@@ -88,7 +88,14 @@ class Steering:
 
     def _compile(self) -> dict[Site, dict[Phase, Edit]]:
         compiler = Compiler(self._loaded, self._arms)
-        sites = sorted({site for arm in self._arms for op in arm.operations for site in sites_of(op, self._loaded.layers)})
+        sites = sorted(
+            {
+                site
+                for arm in self._arms
+                for op in arm.operations
+                for site in sites_of(op, self._loaded.layers)
+            }
+        )
         found = {site: {phase: compiler.edit(site, phase) for phase in PHASES} for site in sites}
         return {site: {p: e for p, e in phases.items() if e is not None} for site, phases in found.items()}
 
@@ -135,7 +142,9 @@ class Steering:
 
     def _measure(self, site: Site, phase: Phase, h: Tensor, edited: Tensor, columns: slice) -> None:
         place, layer = site
-        norm = h.norm(dim=-1) if place in ("embedding", "residual") else self._residual_norm[layer][:, columns]
+        norm = (
+            h.norm(dim=-1) if place in ("embedding", "residual") else self._residual_norm[layer][:, columns]
+        )
         mask = self._prompt_mask if phase == "prompt" else torch.ones_like(norm)
         change = ((edited - h).norm(dim=-1) * mask).sum(dim=1)
         total = (norm * mask).sum(dim=1).clamp(min=torch.finfo(norm.dtype).tiny)

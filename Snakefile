@@ -1,0 +1,38 @@
+from snakemake.utils import min_version
+
+from steer.config import parse as parse_settings
+
+# Path variables, which name the folder of the results once, came with 9.12.
+min_version("9.12")
+
+
+configfile: "config.yaml"
+
+
+settings = parse_settings(config)
+
+
+pathvars:
+    results=settings.results,
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/download.smk"
+include: "workflow/rules/prompts.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/activations.smk"
+include: "workflow/rules/directions.smk"
+include: "workflow/rules/selection.smk"
+include: "workflow/rules/generation.smk"
+include: "workflow/rules/judging.smk"
+include: "workflow/rules/scores.smk"
+include: "workflow/rules/figures.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        get_figures,

@@ -1,0 +1,7 @@
+"""`python -m steer`."""
+
+import sys
+
+from steer.cli import main
+
+sys.exit(main())

@@ -1,0 +1,248 @@
+"""`python -m steer STAGE`: one thin command per stage, to run by hand what a rule runs."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+
+if TYPE_CHECKING:
+    from steer.config import Config
+
+GRAMMAR = Path("data/grammar")
+SOURCES = Path("data/sources.tsv")
+
+Run = Callable[["Config", argparse.Namespace], None]
+
+
+def _download(config: "Config", args: argparse.Namespace) -> None:
+    from steer.download import download
+    from steer.sources import find_source
+
+    settings = config.download
+    download(find_source(args.source, SOURCES), args.out, settings.timeout, settings.attempts, settings.wait)
+
+
+def _prompts(config: "Config", args: argparse.Namespace) -> None:
+    from steer.prompts import write_prompts
+
+    write_prompts(args.set, config.sets[args.set], config.seed, GRAMMAR, SOURCES, args.raw, args.out)
+
+
+def _organism(config: "Config", args: argparse.Namespace) -> None:
+    from steer.grammar import Grammar
+    from steer.organism.training import train
+
+    settings = config.models[args.model].organism
+    if settings is None:
+        raise SteerError(f"model `{args.model}`", "is not an organism", "name a model that has `organism`")
+    train(settings, Grammar.load(GRAMMAR), args.out)
+
+
+def _judge(config: "Config", args: argparse.Namespace) -> None:
+    from steer.grammar import Grammar
+    from steer.judges.settings import LikelihoodJudge
+    from steer.judges.training import train_judge
+
+    settings = config.judges[args.judge]
+    if not isinstance(settings, LikelihoodJudge) or settings.path:
+        raise SteerError(
+            f"judge `{args.judge}`", "is not trained here", "name a likelihood judge without `path`"
+        )
+    train_judge(settings, Grammar.load(GRAMMAR), args.out, args.agreement)
+
+
+def _resolve(config: "Config", args: argparse.Namespace) -> None:
+    from steer.resolve import describe, resolve
+
+    facts = resolve(args.checkpoint, config.models[args.model], GRAMMAR, args.out)
+    logging.getLogger(__name__).info("%s", describe(facts))
+
+
+def _activations(config: "Config", args: argparse.Namespace) -> None:
+    from steer.activations import dump_activations
+
+    dump_activations(args.facts, args.prompts, args.out, config.models[args.model], config.activations)
+
+
+def _directions(config: "Config", args: argparse.Namespace) -> None:
+    from steer.directions import estimate_directions
+
+    estimate_directions(args.activations, args.out, config.directions)
+
+
+def _selection(config: "Config", args: argparse.Namespace) -> None:
+    common = (args.facts, args.directions, args.harmful, args.harmless, args.out, config.models[args.model])
+    positions = config.activations.positions
+    if args.method == "arditi":
+        from steer.selection.arditi import select as select_arditi
+
+        select_arditi(*common, config.selection.arditi, positions)
+    elif args.method == "cosmic":
+        from steer.selection.cosmic import select as select_cosmic
+
+        select_cosmic(*common, config.selection.cosmic, positions)
+    else:
+        from steer.judges.building import build
+        from steer.selection.strength import select as select_strength
+
+        settings = config.selection.strength
+        judge = build(settings.judge, config.judges[settings.judge], Path(config.results), GRAMMAR)
+        select_strength(*common, settings, config.arms, judge, positions)
+
+
+def _arms(config: "Config", args: argparse.Namespace) -> None:
+    from steer.selection.arms import write_arms
+
+    write_arms(
+        args.facts, args.directions, args.selection, args.out, config.arms, config.activations.positions
+    )
+
+
+def _generation(config: "Config", args: argparse.Namespace) -> None:
+    from steer.generation import generate_replies
+
+    settings, limit = config.models[args.model], config.generation.max_new_tokens
+    generate_replies(args.facts, args.prompts, args.arms, args.out, settings, limit)
+
+
+def _judging(config: "Config", args: argparse.Namespace) -> None:
+    from steer.judges.building import build
+    from steer.judging import judge_replies
+
+    judge = build(args.judge, config.judges[args.judge], Path(config.results), GRAMMAR)
+    judge_replies(args.generation, args.prompts, judge, args.out, logging.getLogger("steer.judging").info)
+
+
+def _scores(config: "Config", args: argparse.Namespace) -> None:
+    from steer.scores import JudgedSet, Method, score
+
+    folder = Path(config.results) / args.model
+    sets = [
+        JudgedSet(
+            name,
+            folder / "generation" / f"{name}.jsonl",
+            {judge: folder / "judging" / f"{name}.{judge}.jsonl" for judge in config.judges},
+        )
+        for name in config.generation.sets
+    ]
+    settings = config.scores
+    method = Method(settings.confidence, settings.resamples, config.seed, settings.judge)
+    score(sets, args.out, args.agreement, method)
+
+
+def _figures(config: "Config", args: argparse.Namespace) -> None:
+    from steer.figures.registry import draw
+
+    draw(args.figure, config, args.model)
+
+
+def _config(config: "Config", args: argparse.Namespace) -> None:
+    from steer.documentation import write_documentation
+
+    del config
+    write_documentation(check=not args.fix)
+
+
+_PATHS = (
+    *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
+    *("--selection", "--generation", "--agreement"),
+)
+_PATH_LISTS = ("--activations", "--arms")
+
+# Command: what it does, its function, its required flags, and its optional ones.
+COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
+    "download": ("fetch a public prompt set", _download, ("--source", "--out"), ()),
+    "prompts": ("draw or convert a prompt set", _prompts, ("--set", "--out"), ("--raw",)),
+    "organism": ("train an embedded model", _organism, ("--model", "--out"), ()),
+    "judge": ("train an embedded judge", _judge, ("--judge", "--out", "--agreement"), ()),
+    "resolve": ("prove a checkpoint and write its facts", _resolve, ("--model", "--checkpoint", "--out"), ()),
+    "activations": (
+        "record activations to HDF5",
+        _activations,
+        ("--model", "--facts", "--prompts", "--out"),
+        (),
+    ),
+    "directions": ("estimate refusal directions", _directions, ("--activations", "--out"), ()),
+    "selection": (
+        "choose layer and position, or strength and scope",
+        _selection,
+        ("--method", "--model", "--facts", "--directions", "--harmful", "--harmless", "--out"),
+        (),
+    ),
+    "arms": ("write the interventions", _arms, ("--facts", "--directions", "--selection", "--out"), ()),
+    "generation": (
+        "answer prompts under every arm",
+        _generation,
+        ("--model", "--facts", "--prompts", "--arms", "--out"),
+        (),
+    ),
+    "judging": (
+        "give replies their verdicts",
+        _judging,
+        ("--judge", "--generation", "--prompts", "--out"),
+        (),
+    ),
+    "scores": ("count verdicts, with intervals", _scores, ("--model", "--out", "--agreement"), ()),
+    "figures": ("draw a figure", _figures, ("--model", "--figure"), ()),
+    "config": ("check the generated documentation of the settings", _config, (), ("--fix",)),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m steer", description=__import__("steer").__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
+    for name, (help_text, _, required, optional) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.add_argument(
+            "--config", type=Path, action="append", help="configuration; given again, laid over the first"
+        )
+        for flag in (*required, *optional):
+            _add_flag(command, flag, required=flag in required)
+    return parser
+
+
+def _add_flag(command: argparse.ArgumentParser, flag: str, *, required: bool) -> None:
+    if flag == "--fix":
+        command.add_argument(flag, action="store_true", help="rewrite what drifted")
+    elif flag in _PATH_LISTS:
+        command.add_argument(flag, required=required, type=Path, nargs="+", metavar="FILE")
+    else:
+        command.add_argument(flag, required=required, type=Path if flag in _PATHS else str)
+
+
+def _check_names(config: "Config", args: argparse.Namespace) -> None:
+    """Check that the names given on the command line are in the configuration."""
+    known: dict[str, Container[str]] = {
+        "model": list(config.models),
+        "set": list(config.sets),
+        "judge": list(config.judges),
+    }
+    for kind, names in known.items():
+        name = getattr(args, kind, None)
+        if name is not None and name not in names:
+            raise SteerError(f"{kind} `{name}`", "is not in the configuration", f"known: {names}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage; returns the exit status: 0, or 1 after an error that is explained on stderr."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Nothing is fetched from a hub behind the user's back, and progress bars have no place in a log.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        from steer.config import load
+
+        config = load(*(args.config or [Path("config.yaml")]))
+        _check_names(config, args)
+        COMMANDS[args.command][1](config, args)
+    except SteerError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0

@@ -1,0 +1,104 @@
+"""Stage `prompts`: draw a set from the grammar, or convert the prompts of others, and split it."""
+
+import hashlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from steer.artifacts.files import Row, iter_jsonl, write_jsonl
+from steer.config import SetSettings
+from steer.errors import SteerError
+from steer.grammar import SPLITS, Grammar, Split
+
+log = logging.getLogger(__name__)
+
+
+def write_prompts(
+    name: str,
+    settings: SetSettings,
+    seed: int,
+    grammar_folder: Path,
+    sources: Path,
+    raw: Path | None,
+    out: Path,
+) -> None:
+    """Write the prompt set `name`.
+
+    Args:
+        name: its name in the configuration.
+        settings: origin, label and sizes of its splits.
+        seed: decides which prompts are drawn.
+        grammar_folder: the grammar's tables.
+        sources: table of public prompt sets.
+        raw: the file of a set that is not of the grammar.
+        out: the JSONL file.
+
+    Raises:
+        SteerError: the origin holds too few prompts, or malformed ones.
+    """
+    sizes: dict[Split, int] = {"train": settings.train, "val": settings.val, "test": settings.test}
+    if not sum(sizes.values()):
+        raise SteerError(
+            f"set `{name}`", "has no prompts: train, val and test are 0", "give one of them a size"
+        )
+    if settings.source == "grammar":
+        rows = Grammar.load(grammar_folder).prompt_rows(settings.label, sizes, seed)
+    else:
+        if raw is None:
+            raise SteerError(f"set `{name}`", "its file is not given", "name it with --raw")
+        rows = _split(name, list(_distinct(name, settings, raw, sources)), sizes, seed)
+    write_jsonl(out, rows)
+    counts = Counter(row["split"] for row in rows)
+    log.info("%s: %d prompts, %s", name, len(rows), ", ".join(f"{split} {counts[split]}" for split in SPLITS))
+
+
+def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Iterator[Row]:
+    """The rows of a file of others, each text once (a repeated prompt would count twice in every rate)."""
+    seen: set[str] = set()
+    for number, row in enumerate(_read(settings, raw, sources), 1):
+        text = row.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise SteerError(f"{raw}, prompt {number}", "has no text", "remove it, or give it one")
+        if text in seen:
+            continue
+        seen.add(text)
+        label = row.get("label", settings.label)
+        if label != settings.label:
+            raise SteerError(
+                f"{raw}, prompt {number}",
+                f"is labelled {label!r}, the set `{name}` is {settings.label!r}",
+                "keep harmful and harmless prompts in sets of their own",
+            )
+        yield {
+            "id": hashlib.sha256(text.encode()).hexdigest()[:12],
+            "text": text,
+            "label": settings.label,
+            "category": row.get("category") or "",
+            "source": settings.source,
+        }
+
+
+def _read(settings: SetSettings, raw: Path, sources: Path) -> Iterator[Row]:
+    if Path(settings.source).suffix:
+        yield from iter_jsonl(raw)
+        return
+    # Readers of public formats are needed only where a public set is.
+    from steer.sources import find_source, read_source
+
+    yield from read_source(raw, find_source(settings.source, sources))
+
+
+def _split(name: str, rows: list[Row], sizes: dict[Split, int], seed: int) -> list[Row]:
+    """Draw the splits; the order of the file does not matter."""
+    wanted = sum(sizes.values())
+    if len(rows) < wanted:
+        raise SteerError(
+            f"set `{name}`",
+            f"its source holds {len(rows)} different prompts, {wanted} are asked for",
+            "lower train, val or test of the set",
+        )
+    drawn = random.Random(f"{seed} {name}").sample(sorted(rows, key=lambda row: str(row["id"])), wanted)
+    splits = [split for split in SPLITS for _ in range(sizes[split])]
+    return [{**row, "split": split} for row, split in zip(drawn, splits, strict=True)]

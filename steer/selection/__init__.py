@@ -1,0 +1,1 @@
+"""Choosing interventions on `val`: layer and position, then strength and scope, then the arms."""

@@ -1,0 +1,56 @@
+"""The stages: which code and which settings each of them depends on.
+
+A rule puts `trigger(...)` into its parameters, so that changed code or settings rebuild what depends on
+them, and nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steer.artifacts.provenance import code_digest, digest
+from steer.config import Config, pick
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        module: its code; everything it imports counts.
+        settings: dotted keys of the configuration that it reads, wildcards in braces.
+    """
+
+    module: str
+    settings: tuple[str, ...] = ()
+
+
+STAGES = {
+    "download": Stage("steer.download"),
+    "prompts": Stage("steer.prompts", ("seed", "sets.{set}")),
+    "organism": Stage("steer.organism.training", ("models.{model}.organism",)),
+    "judge": Stage("steer.judges.training", ("judges.{judge}",)),
+    "resolve": Stage("steer.resolve", ("models.{model}",)),
+    "activations": Stage("steer.activations", ("models.{model}", "activations")),
+    "directions": Stage("steer.directions", ("directions", "contrast")),
+    "arditi": Stage("steer.selection.arditi", ("models.{model}", "contrast", "selection.arditi")),
+    "cosmic": Stage("steer.selection.cosmic", ("models.{model}", "contrast", "selection.cosmic")),
+    "strength": Stage(
+        "steer.selection.strength", ("models.{model}", "contrast", "selection.strength", "arms", "judges")
+    ),
+    "arms": Stage("steer.selection.arms", ("arms",)),
+    "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
+    "judging": Stage("steer.judging", ("judges.{judge}",)),
+    "scores": Stage("steer.scores", ("scores", "seed")),
+}
+
+
+def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that a stage reads, by dotted key, as JSON-able values."""
+    return pick(config, STAGES[stage].settings, names)
+
+
+def trigger(stage: str, config: Config, **names: str) -> str:
+    """A text that changes when the code or the settings behind a stage do."""
+    code = code_digest(STAGES[stage].module)
+    return f"code {code}, settings {digest(settings_of(stage, config, names))}"

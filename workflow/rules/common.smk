@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import yaml
+
+from steer import stages
+from steer.artifacts.files import write_bytes
+from steer.figures import registry
+
+# The configuration with all overrides, for the commands that the rules run. Its place is no input: rules
+# depend on the settings they read, by `trigger`, and not on the whole of it.
+SETTINGS = Path(settings.results) / "config.yaml"
+_merged = yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True).encode()
+if not SETTINGS.is_file() or SETTINGS.read_bytes() != _merged:
+    write_bytes(SETTINGS, _merged)
+
+
+wildcard_constraints:
+    model="|".join(settings.models),
+    set="|".join(settings.sets),
+    judge="|".join(settings.judges),
+    method="arditi|cosmic",
+    figure="|".join(registry.FIGURES),
+
+
+def trigger(stage, *names):
+    """What reruns a rule: a digest of the code and settings of its stage."""
+
+    def digest(wildcards):
+        return stages.trigger(
+            stage, settings, **{name: wildcards[name] for name in names}
+        )
+
+    return digest
+
+
+def get_contrast(path):
+    """`path` for the harmful and the harmless set of the contrast."""
+    return [
+        path.replace("{set}", name)
+        for name in (settings.contrast.harmful, settings.contrast.harmless)
+    ]
+
+
+def get_checkpoint(wildcards):
+    """The checkpoint of a model: trained by the flow, or a folder of the user's."""
+    model = settings.models[wildcards.model]
+    return model.path or f"{settings.results}/{wildcards.model}/checkpoint"
+
+
+def get_raw_prompts(wildcards):
+    """The file that a prompt set is made from: fetched, the user's own, or none for the grammar's."""
+    source = settings.sets[wildcards.set].source
+    if source == "grammar":
+        return []
+    return source if Path(source).suffix else f"{settings.results}/downloads/{source}"
+
+
+def get_judge_checkpoint(wildcards):
+    """The checkpoint of a judge that is a model; none for the others."""
+    return judge_checkpoint(wildcards.judge)
+
+
+def judge_checkpoint(name):
+    judge = settings.judges[name]
+    if judge.kind != "likelihood":
+        return []
+    return judge.path or f"{settings.results}/judges/{name}/checkpoint"
+
+
+def get_figures(wildcards):
+    """Every file of every figure of every model."""
+    return [
+        path
+        for model in settings.models
+        for figure in registry.figures_of(settings)
+        for path in registry.outputs_of(figure, settings, model)
+    ]

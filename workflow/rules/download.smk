@@ -1,0 +1,27 @@
+"""Fetch public prompt sets.
+
+Needs: a row of data/sources.tsv, and a network for the first run.
+Makes: results/downloads/<source>, the file as it was pinned.
+"""
+
+
+rule download:
+    output:
+        "<results>/downloads/{source}",
+    log:
+        "<logs>/download/{source}.log",
+    benchmark:
+        "<benchmarks>/download/{source}.tsv"
+    # Servers fail for minutes, longer than the command's own retries wait.
+    retries: 1
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+    message:
+        "Fetching {wildcards.source}"
+    shell:
+        "python -m steer download"
+        " --config {params.config:q}"
+        " --source {wildcards.source:q}"
+        " --out {output:q} > {log:q} 2>&1"

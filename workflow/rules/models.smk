@@ -1,0 +1,54 @@
+"""Train embedded models, and prove and describe every model under study.
+
+Needs: data/grammar, or the folder of a checkpoint.
+Makes: results/<model>/checkpoint for an embedded model, and results/<model>/model.json for every one.
+"""
+
+
+rule organism:
+    input:
+        grammar="data/grammar",
+    output:
+        directory("<results>/{model}/checkpoint"),
+    log:
+        "<logs>/organism/{model}.log",
+    benchmark:
+        "<benchmarks>/organism/{model}.tsv"
+    # Training started first decides when the rest can begin.
+    priority: 10
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        trigger=trigger("organism", "model"),
+    message:
+        "Training the embedded model {wildcards.model}"
+    shell:
+        "python -m steer organism"
+        " --config {params.config:q}"
+        " --model {wildcards.model:q}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule resolve:
+    input:
+        checkpoint=get_checkpoint,
+    output:
+        "<results>/{model}/model.json",
+    log:
+        "<logs>/resolve/{model}.log",
+    benchmark:
+        "<benchmarks>/resolve/{model}.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        trigger=trigger("resolve", "model"),
+    message:
+        "Proving and describing the model {wildcards.model}"
+    shell:
+        "python -m steer resolve"
+        " --config {params.config:q}"
+        " --model {wildcards.model:q}"
+        " --checkpoint {input.checkpoint:q}"
+        " --out {output:q} > {log:q} 2>&1"

@@ -1,0 +1,103 @@
+"""Choose layer and position, then strength and scope, on `val`; then write the arms.
+
+Needs: results/<model>/directions/refusal.safetensors and the contrast's prompts.
+Makes: results/<model>/selection/<method>.csv with every candidate and <method>.json with the choice,
+and results/<model>/arms/<arm>.safetensors, every intervention as data.
+"""
+
+
+rule selection:
+    input:
+        facts="<results>/{model}/model.json",
+        directions="<results>/{model}/directions/refusal.safetensors",
+        prompts=get_contrast("<results>/prompts/{set}.jsonl"),
+    output:
+        table="<results>/{model}/selection/{method}.csv",
+        choice="<results>/{model}/selection/{method}.json",
+    log:
+        "<logs>/selection/{model}/{method}.log",
+    benchmark:
+        "<benchmarks>/selection/{model}/{method}.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        out=subpath(output.table, strip_suffix=".csv"),
+        trigger=lambda wildcards: trigger(wildcards.method, "model")(wildcards),
+    message:
+        "Choosing layer and position of {wildcards.model} by {wildcards.method}"
+    shell:
+        "python -m steer selection"
+        " --config {params.config:q}"
+        " --method {wildcards.method:q}"
+        " --model {wildcards.model:q}"
+        " --facts {input.facts:q}"
+        " --directions {input.directions:q}"
+        " --harmful {input.prompts[0]:q}"
+        " --harmless {input.prompts[1]:q}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
+rule strength:
+    input:
+        facts="<results>/{model}/model.json",
+        directions="<results>/{model}/directions/refusal.safetensors",
+        prompts=get_contrast("<results>/prompts/{set}.jsonl"),
+        choices=expand(
+            "<results>/{{model}}/selection/{method}.json", method=["arditi", "cosmic"]
+        ),
+        judge=judge_checkpoint(settings.selection.strength.judge),
+    output:
+        table="<results>/{model}/selection/strength.csv",
+        choice="<results>/{model}/selection/strength.json",
+    log:
+        "<logs>/selection/{model}/strength.log",
+    benchmark:
+        "<benchmarks>/selection/{model}/strength.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        out=subpath(output.table, strip_suffix=".csv"),
+        trigger=trigger("strength", "model"),
+    message:
+        "Choosing strength and scope of every arm of {wildcards.model}"
+    shell:
+        "python -m steer selection"
+        " --config {params.config:q}"
+        " --method strength"
+        " --model {wildcards.model:q}"
+        " --facts {input.facts:q}"
+        " --directions {input.directions:q}"
+        " --harmful {input.prompts[0]:q}"
+        " --harmless {input.prompts[1]:q}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
+rule arms:
+    input:
+        facts="<results>/{model}/model.json",
+        directions="<results>/{model}/directions/refusal.safetensors",
+        strength="<results>/{model}/selection/strength.json",
+    output:
+        expand("<results>/{{model}}/arms/{arm}.safetensors", arm=settings.arms),
+    log:
+        "<logs>/arms/{model}.log",
+    benchmark:
+        "<benchmarks>/arms/{model}.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        selection=subpath(input.strength, parent=True),
+        out=subpath(output[0], parent=True),
+        trigger=trigger("arms"),
+    message:
+        "Writing the arms of {wildcards.model}"
+    shell:
+        "python -m steer arms"
+        " --config {params.config:q}"
+        " --facts {input.facts:q}"
+        " --directions {input.directions:q}"
+        " --selection {params.selection:q}"
+        " --out {params.out:q} > {log:q} 2>&1"
