@@ -69,6 +69,9 @@ def read_facts(path: Path | str) -> ModelFacts:
     if found != CONTRACT_VERSION:
         raise SteerError(str(path), f"is of contract version {found}, expected {CONTRACT_VERSION}", again)
     try:
-        return ModelFacts(**{key: tuple(value) if key in _TUPLES else value for key, value in record.items()})
+        facts: dict[str, Any] = {
+            key: tuple(value) if key in _TUPLES else value for key, value in record.items()
+        }
+        return ModelFacts(**facts)
     except TypeError as error:
         raise SteerError(str(path), f"does not hold a model's facts ({error})", again) from error

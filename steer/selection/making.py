@@ -42,7 +42,8 @@ def _direction(
         return refusal
     generator = torch.Generator().manual_seed(settings.seed)
     random = torch.randn(refusal.shape, generator=generator, dtype=torch.float64)
-    return (random * (refusal.double().norm() / random.norm())).float()
+    scaled: Tensor = random * (refusal.double().norm() / random.norm())
+    return scaled.float()
 
 
 def make_arm(

@@ -225,7 +225,7 @@ class _Tester:
         before = self._loaded.next_token_logits(self._loaded.batch(tokens))
         replies = generate(self._loaded, tokens, [arm for arm, _ in jobs], self._settings.max_new_tokens)
         exchanges = [Exchange(q.text, reply.text) for (_, q), reply in zip(jobs, replies, strict=True)]
-        found = []
+        found: list[tuple[str, float]] = []
         for judgement, reply, plain in zip(self._judge.judge(exchanges), replies, before, strict=True):
             found.append(
                 (judgement.verdict, float(kl_divergence(plain[None], reply.first_token_logits[None])))
