@@ -13,6 +13,9 @@ _merged = yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True).encod
 if not SETTINGS.is_file() or SETTINGS.read_bytes() != _merged:
     write_bytes(SETTINGS, _merged)
 
+# Files, not the folder: a folder's time does not change when a file in it does.
+GRAMMAR = sorted(str(path) for path in Path("data/grammar").iterdir())
+
 
 wildcard_constraints:
     model="|".join(settings.models),

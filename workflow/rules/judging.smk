@@ -8,7 +8,7 @@ agreement.json for an embedded judge.
 
 rule judge:
     input:
-        grammar="data/grammar",
+        grammar=GRAMMAR,
     output:
         checkpoint=directory("<results>/judges/{judge}/checkpoint"),
         agreement="<results>/judges/{judge}/agreement.json",
@@ -37,7 +37,7 @@ rule judging:
         replies="<results>/{model}/generation/{set}.jsonl",
         prompts="<results>/prompts/{set}.jsonl",
         judge=get_judge_checkpoint,
-        grammar="data/grammar",
+        grammar=GRAMMAR,
     output:
         "<results>/{model}/judging/{set}.{judge}.jsonl",
     log:

@@ -7,7 +7,7 @@ Makes: results/<model>/checkpoint for an embedded model, and results/<model>/mod
 
 rule organism:
     input:
-        grammar="data/grammar",
+        grammar=GRAMMAR,
     output:
         directory("<results>/{model}/checkpoint"),
     log:

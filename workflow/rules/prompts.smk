@@ -8,7 +8,7 @@ Makes: results/prompts/<set>.jsonl, a line per prompt with its label, category a
 rule prompts:
     input:
         raw=get_raw_prompts,
-        grammar="data/grammar",
+        grammar=GRAMMAR,
     output:
         "<results>/prompts/{set}.jsonl",
     log:
