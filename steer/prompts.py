@@ -55,15 +55,20 @@ def write_prompts(
 
 
 def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Iterator[Row]:
-    """The rows of a file of others, each text once (a repeated prompt would count twice in every rate)."""
-    seen: set[str] = set()
+    """The rows of a file of others, each text once: a repeated prompt would count twice in every rate.
+
+    In a published set repetitions are dropped and counted; in a file of the user's they are an error.
+    """
+    seen: dict[str, int] = {}
+    repeated = 0
     for number, row in enumerate(_read(settings, raw, sources), 1):
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
             raise SteerError(f"{raw}, prompt {number}", "has no text", "remove it, or give it one")
-        if text in seen:
+        if seen.setdefault(text, number) != number:
+            _check_published(settings, raw, number, seen[text])
+            repeated += 1
             continue
-        seen.add(text)
         label = row.get("label", settings.label)
         if label != settings.label:
             raise SteerError(
@@ -78,10 +83,25 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
             "category": row.get("category") or "",
             "source": settings.source,
         }
+    log.info("%s: %d different prompts, %d repetitions dropped", raw.name, len(seen), repeated)
+
+
+def _check_published(settings: SetSettings, raw: Path, number: int, first: int) -> None:
+    if _is_file(settings):
+        raise SteerError(
+            f"{raw}, prompt {number}",
+            f"repeats prompt {first}",
+            "remove one of the two: it would count twice",
+        )
+
+
+def _is_file(settings: SetSettings) -> bool:
+    """Whether a set comes from a file of the user's, and not from a row of the table of sources."""
+    return bool(Path(settings.source).suffix)
 
 
 def _read(settings: SetSettings, raw: Path, sources: Path) -> Iterator[Row]:
-    if Path(settings.source).suffix:
+    if _is_file(settings):
         yield from iter_jsonl(raw)
         return
     # Readers of public formats are needed only where a public set is.
