@@ -10,6 +10,8 @@ configfile: "config.yaml"
 
 
 settings = parse_settings(config)
+# Captions name settings that config.yaml leaves at their defaults.
+config.update(settings.model_dump(mode="json"))
 
 
 pathvars:
