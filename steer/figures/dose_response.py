@@ -1,0 +1,163 @@
+"""Figure: what adding the refusal direction does, over its coefficient, in verdicts and in KL.
+
+Two rows of panels per arm, strengthening first: above the three verdicts on the `val` prompts that the
+arm is meant for, below the KL divergence of the first token on them. A column per token scope.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from pandas import DataFrame
+
+from steer.errors import SteerError
+from steer.figures import style
+from steer.figures.arms import group_of, ordered
+from steer.figures.inputs import Inputs, Settings, read_table, records
+from steer.figures.output import save
+from steer.stats import wilson
+
+VERDICTS = ("refusal", "non_response", "full_response")
+SUCCESS = {"induce": "refusal", "suppress": "full_response"}
+COLUMNS = (
+    *("arm", "operation", "polarity", "layer", "position", "coefficient", "scope", "direction_norm"),
+    *("set", "n", *VERDICTS, "unscored", "kl", "chosen"),
+)
+
+
+def table(inputs: Inputs, settings: Settings) -> DataFrame:
+    """A row per arm, scope and coefficient, for the layer and position that were chosen for the arm.
+
+    `strength` is the coefficient without its sign, `dose` that times the norm of the direction, in
+    units of the residual stream; `success_low` and `success_high` bound the share of the verdict that
+    the arm is to bring about.
+
+    Raises:
+        SteerError: the table of trials is missing, or holds no trial of addition.
+    """
+    path = inputs["strength"][0]
+    trials = read_table(path, COLUMNS)[list(COLUMNS)]
+    trials = trials[(trials["operation"] == "add") & trials["arm"].isin(list(settings["arms"]))]
+    if trials.empty:
+        raise SteerError(str(path), "has no trial of `add`", "configure a tuned arm of that operation")
+    rows = _of_chosen_place(trials)
+    rows["strength"] = rows["coefficient"].abs()
+    rows["dose"] = rows["strength"] * rows["direction_norm"]
+    rows["scored"] = rows["n"] - rows["unscored"]
+    rows["success"] = rows["polarity"].map(SUCCESS)
+    intervals = [
+        wilson(int(row[row["success"]]), int(row["scored"]), settings["scores.confidence"])
+        for row in records(rows)
+    ]
+    rows["success_low"] = [interval.low for interval in intervals]
+    rows["success_high"] = [interval.high for interval in intervals]
+    return rows.sort_values(["arm", "scope", "strength"]).reset_index(drop=True)
+
+
+def _of_chosen_place(trials: DataFrame) -> DataFrame:
+    """Trials at the (layer, position) of each arm's chosen trial; an arm without one keeps its first."""
+    place = ["layer", "position"]
+    kept = trials.sort_values("chosen", ascending=False, kind="stable").drop_duplicates("arm")
+    return trials.merge(kept[["arm", *place]], on=["arm", *place])
+
+
+def _verdicts(axes: Axes, rows: DataFrame) -> None:
+    x = rows["strength"]
+    for name in VERDICTS:
+        look = style.VERDICTS[name]
+        colour = style.GREY if name == "non_response" else look.colour
+        axes.plot(x, rows[name] / rows["scored"], look.dash, marker=look.marker, ms=4, color=colour)
+    success = rows["success"].iloc[0]
+    axes.fill_between(
+        x,
+        rows["success_low"],
+        rows["success_high"],
+        color=style.VERDICTS[success].colour,
+        alpha=0.2,
+        lw=0,
+    )
+    style.share_axis(axes)
+    axes.set_ylim(-0.03, 1.03)
+
+
+def _divergence(axes: Axes, rows: DataFrame, ceiling: float) -> None:
+    axes.plot(rows["strength"], rows["kl"], "-D", ms=3, color=style.INK)
+    axes.set_ylim(0, 1.05 * ceiling)
+    axes.grid(visible=True, axis="y")
+
+
+def _mark_choice(axes: Axes, rows: DataFrame, label: bool) -> None:
+    for row in records(rows[rows["chosen"]]):
+        axes.axvline(row["strength"], color=style.CHOICE, lw=1.6, zorder=0.5)
+        if label:
+            axes.annotate(
+                f"chosen: {row['strength']:g}",
+                (row["strength"], 1.0),
+                xytext=(3, 3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                color=style.CHOICE,
+                weight="bold",
+                size=8,
+            )
+
+
+def _describe(rows: DataFrame, settings: Settings) -> str:
+    first = rows.iloc[0]
+    group = group_of(settings["arms"][first["arm"]])
+    sign = "added" if first["polarity"] == "induce" else "subtracted"
+    place = f"layer {first['layer']}, position −{-first['position']}"
+    return f"{first['arm']} ({group}), {sign} at {place}: {first['set']} prompts, n = {first['n']}"
+
+
+def _column(top: Axes, bottom: Axes, rows: DataFrame, ceiling: float) -> None:
+    _verdicts(top, rows)
+    _divergence(bottom, rows, ceiling)
+    _mark_choice(top, rows, label=True)
+    _mark_choice(bottom, rows, label=False)
+    bottom.set_xlabel("coefficient |c|")
+    norm = float(rows["direction_norm"].iloc[0])
+    style.scaled_axis(bottom, -0.62, 0.0, norm, "|c|·‖v‖, in units of the residual stream")
+
+
+def plot(rows: DataFrame, settings: Settings) -> Figure:
+    """Two rows of panels per arm, a column per scope."""
+    arms = ordered(settings["arms"], rows["arm"])
+    scopes = [scope for scope in ("all", "prompt", "generated") if scope in set(rows["scope"])]
+    figure = style.canvas(1.2 + 3.1 * len(scopes), 0.9 + 4.1 * len(arms))
+    parts = figure.subfigures(len(arms), 1, squeeze=False, hspace=0.04)[:, 0]
+    for part, arm in zip(parts, arms, strict=True):
+        of_arm = rows[rows["arm"] == arm]
+        part.suptitle(_describe(of_arm, settings), x=0.01, ha="left", size=10)
+        grid = part.subplots(2, len(scopes), sharex=True, sharey="row", squeeze=False, height_ratios=(2.4, 1))
+        for place, scope in enumerate(scopes):
+            of_scope = of_arm[of_arm["scope"] == scope]
+            grid[0, place].set_title(f"tokens edited: {scope}", weight="normal", pad=14)
+            _column(grid[0, place], grid[1, place], of_scope, float(np.nanmax(of_arm["kl"])) or 1.0)
+        grid[0, 0].set_ylabel("share of replies (%)")
+        grid[1, 0].set_ylabel("KL of first\ntoken, nats")
+    judge = settings["selection.strength.judge"]
+    style.headline(
+        figure, f"{settings['model']}: dose and response of addition on “val”, judged by “{judge}”"
+    )
+    style.legend_below(figure, _handles(settings["scores.confidence"]), 4)
+    return figure
+
+
+def _handles(level: float) -> list[Line2D]:
+    handles = []
+    for name in VERDICTS:
+        look = style.VERDICTS[name]
+        colour = style.GREY if name == "non_response" else look.colour
+        handles.append(Line2D([], [], ls=look.dash, marker=look.marker, ms=4, color=colour, label=look.label))
+    band = Line2D([], [], lw=6, alpha=0.3, color=style.FAINT, label=f"{style.per_cent(level)} interval")
+    return [*handles, band]
+
+
+def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:
+    """Save the figure and its table under `stem`."""
+    rows = table(inputs, settings)
+    with style.applied():
+        save(plot(rows, settings), rows, stem)

@@ -1,0 +1,186 @@
+"""Which figures there are, and which files and settings each of them reads.
+
+The workflow takes inputs, outputs and rerun triggers from here. Modules of figures are named,
+not imported, so that the code behind one figure is that figure's own: restyling one rebuilds one.
+"""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steer.artifacts.provenance import code_digest, digest
+from steer.config import Config, pick
+from steer.errors import SteerError
+
+PICTURE = (".svg", ".png", ".csv")
+PAGE = (".html", ".csv")
+
+# {results} and {model} are filled in; {replied} is each set that arms answer, {captured} each set
+# whose activations are read, {judge} the judge whose verdicts are shown.
+INPUTS = {
+    "scores": "{results}/{model}/scores.csv",
+    "agreement": "{results}/{model}/agreement.csv",
+    "strength": "{results}/{model}/selection/strength.csv",
+    "arditi": "{results}/{model}/selection/arditi.csv",
+    "arditi_choice": "{results}/{model}/selection/arditi.json",
+    "cosmic": "{results}/{model}/selection/cosmic.csv",
+    "cosmic_choice": "{results}/{model}/selection/cosmic.json",
+    "strength_choice": "{results}/{model}/selection/strength.json",
+    "directions": "{results}/{model}/directions/refusal.safetensors",
+    "activations": "{results}/{model}/activations/{captured}.h5",
+    "prompts": "{results}/prompts/{replied}.jsonl",
+    "replies": "{results}/{model}/generation/{replied}.jsonl",
+    "verdicts": "{results}/{model}/judging/{replied}.{judge}.jsonl",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure depends on, and what it makes.
+
+    Args:
+        title: its name in the report.
+        category: the part of the report that it stands in.
+        inputs: names in `INPUTS`.
+        settings: dotted keys of the configuration, `{model}` filled in; it can read no others.
+        suffixes: the files that it makes.
+    """
+
+    title: str
+    category: str
+    inputs: tuple[str, ...]
+    settings: tuple[str, ...]
+    suffixes: tuple[str, ...] = PICTURE
+
+
+# Their order is the order of reading.
+FIGURES = {
+    "summary": Figure(
+        "Summary: every arm on every set",
+        "1 Results",
+        ("scores",),
+        ("arms", "sets", "generation.sets", "scores"),
+        PAGE,
+    ),
+    "verdicts": Figure(
+        "Verdicts by arm and set",
+        "1 Results",
+        ("scores",),
+        ("arms", "sets", "generation.sets", "scores"),
+    ),
+    "dose_response": Figure(
+        "Dose and response of addition",
+        "2 How the arms were chosen",
+        ("strength",),
+        ("arms", "scores.confidence", "selection.strength.judge"),
+    ),
+    "selection_map": Figure(
+        "Scores by layer and position",
+        "2 How the arms were chosen",
+        ("arditi", "arditi_choice", "cosmic", "cosmic_choice", "strength_choice"),
+        ("arms",),
+    ),
+    "direction_writes": Figure(
+        "What writes the refusal direction",
+        "3 The refusal direction",
+        ("directions", "arditi_choice"),
+        ("models.{model}.dtype", "activations"),
+    ),
+    "projections": Figure(
+        "Prompts along the refusal direction",
+        "3 The refusal direction",
+        ("directions", "arditi_choice", "activations"),
+        ("contrast",),
+    ),
+    "agreement": Figure(
+        "Agreement between judges",
+        "4 Judges and replies",
+        ("agreement",),
+        ("arms", "scores.confidence"),
+        PAGE,
+    ),
+    "samples": Figure(
+        "Sample replies",
+        "4 Judges and replies",
+        ("prompts", "replies", "verdicts"),
+        ("arms", "generation.sets", "report", "scores.judge"),
+        (".html",),
+    ),
+}
+
+
+def figure_named(name: str) -> Figure:
+    """The figure of that name.
+
+    Raises:
+        SteerError: there is none.
+    """
+    if name not in FIGURES:
+        raise SteerError(f"figure `{name}`", "unknown", f"choose one of {', '.join(FIGURES)}")
+    return FIGURES[name]
+
+
+def figures_of(config: Config) -> list[str]:
+    """Names of the figures that a configuration has something to draw for, in the order of reading."""
+    doses = any(arm.operation == "add" and _is_tuned(arm) for arm in config.arms.values())
+    return [name for name in FIGURES if doses or name != "dose_response"]
+
+
+def _is_tuned(arm: Any) -> bool:
+    return bool(arm.tuned and arm.like is None and arm.coefficient is None)
+
+
+def inputs_of(name: str) -> tuple[str, ...]:
+    """Names of the inputs of a figure; see `INPUTS`."""
+    return figure_named(name).inputs
+
+
+def paths_of(name: str, config: Config, model: str) -> dict[str, list[str]]:
+    """Paths that a figure of `model` reads, by the name of the input."""
+    replied = list(config.generation.sets)
+    captured = list(dict.fromkeys([config.contrast.harmful, config.contrast.harmless, *replied]))
+    paths = {}
+    for key in inputs_of(name):
+        template = INPUTS[key]
+        sets = replied if "{replied}" in template else captured if "{captured}" in template else [""]
+        known = {"results": config.results, "model": model, "judge": config.scores.judge}
+        paths[key] = [template.format(**known, replied=entry, captured=entry) for entry in sets]
+    return paths
+
+
+def settings_of(name: str, config: Config, model: str) -> dict[str, Any]:
+    """Settings that a figure reads, by dotted key, as JSON-able values; it is given no others."""
+    return {"model": model, **pick(config, figure_named(name).settings, {"model": model})}
+
+
+def outputs_of(name: str, config: Config, model: str) -> list[str]:
+    """Paths that a figure of `model` makes."""
+    stem = f"{config.results}/{model}/figures/{name}"
+    return [stem + suffix for suffix in figure_named(name).suffixes]
+
+
+def module_of(name: str) -> str:
+    """Module that draws a figure."""
+    figure_named(name)
+    return f"steer.figures.{name}"
+
+
+def trigger(name: str, config: Config, model: str) -> str:
+    """A text that changes when the code or the settings behind a figure do."""
+    settings = digest(settings_of(name, config, model))
+    return f"code {code_digest(module_of(name))}, settings {settings}"
+
+
+def draw(name: str, config: Config, model: str) -> None:
+    """Draw one figure of one model from the files under `config.results`.
+
+    Raises:
+        SteerError: an unknown figure or model, or an input that is missing or lacks what is drawn.
+    """
+    if model not in config.models:
+        raise SteerError(f"model `{model}`", "unknown", f"choose one of {', '.join(config.models)}")
+    module = importlib.import_module(module_of(name))
+    inputs = {key: [Path(path) for path in paths] for key, paths in paths_of(name, config, model).items()}
+    stem = Path(config.results) / model / "figures" / name
+    module.draw(inputs, settings_of(name, config, model), stem)

@@ -1,0 +1,86 @@
+"""Table: every arm on every set, with intervals, and with changes against the unsteered model."""
+
+from pathlib import Path
+
+from pandas import DataFrame
+
+from steer.figures.inputs import Inputs, Settings, records
+from steer.figures.output import save_table
+from steer.figures.page import write_page
+from steer.figures.scores import COUNTS, RATES, shown
+
+DIFFERENCES = tuple(
+    f"{verdict}_difference{part}"
+    for verdict in ("refusal", "full_response")
+    for part in ("", "_low", "_high", "_p")
+)
+COLUMNS = (*COUNTS, *RATES, *DIFFERENCES, "restates_rate", "first_token_kl")
+
+BODY = """
+<p class="faint">Judged by “{{ judge }}”. In brackets: {{ level|per_cent }} % intervals (Wilson for shares,
+paired bootstrap over prompts for changes against the unsteered model); p: exact McNemar test; restates:
+share of the well-formed answers that restate the request; KL: of the first token, against the unsteered
+model.</p>
+<p>
+{% for look in verdicts.values() %}
+<span class="key" style="background: {{ look.colour }}"></span>{{ look.label }}
+{% endfor %}
+</p>
+<table>
+<tr><th class="text">arm</th><th>n</th>{% if unscored %}<th>unscored</th>{% endif %}<th></th>
+<th>refusal,<br>%</th><th>change,<br>points</th><th>p</th>
+<th>full response,<br>%</th><th>change,<br>points</th><th>p</th>
+<th>broken,<br>%</th><th>restates,<br>%</th><th>KL,<br>nats</th></tr>
+{% for name, label, rows in sets %}
+<tr class="set"><td class="text" colspan="13">{{ name }} ({{ label }} prompts)</td></tr>
+{% for row in rows %}
+{% if loop.first or row.group != loop.previtem.group %}
+<tr class="group"><td class="text" colspan="13">{{ row.group }}</td></tr>
+{% endif %}
+<tr><td class="text">{{ row.arm }}</td><td>{{ row.n }}</td>
+{% if unscored %}<td>{{ row.unscored }}</td>{% endif %}
+
+<td><span class="bar" style="{{ row|bar }}"></span></td>
+{% for verdict in ("refusal", "full_response") %}
+<td>{{ row[verdict ~ "_rate"]|per_cent }}
+<span class="faint">[{{ row[verdict ~ "_low"]|per_cent }}, {{ row[verdict ~ "_high"]|per_cent }}]</span></td>
+{% if row.group == "unsteered" %}
+<td>–</td><td>–</td>
+{% else %}
+<td>{{ row[verdict ~ "_difference"]|points }}
+<span class="faint">[{{ row[verdict ~ "_difference_low"]|points }},
+{{ row[verdict ~ "_difference_high"]|points }}]</span></td>
+<td>{{ row[verdict ~ "_difference_p"]|p_value }}</td>
+{% endif %}
+{% endfor %}
+<td>{{ row.non_response_rate|per_cent }}</td>
+<td>{{ row.restates_rate|per_cent }}</td>
+<td>{{ row.first_token_kl|short }}</td></tr>
+{% endfor %}
+{% endfor %}
+</table>
+"""
+
+
+def table(inputs: Inputs, settings: Settings) -> DataFrame:
+    """A row per arm and set, with the numbers of scores.csv that the page shows."""
+    return shown(inputs["scores"][0], settings, COLUMNS)
+
+
+def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:
+    """Save the page and its table under `stem`."""
+    rows = table(inputs, settings)
+    save_table(rows, stem)
+    by_set = [
+        (name, part["label"].iloc[0], records(part))
+        for name in settings["generation.sets"]
+        if not (part := rows[rows["set"] == name]).empty
+    ]
+    values = {
+        "title": f"{settings['model']}: every arm on every set",
+        "judge": settings["scores"]["judge"],
+        "level": settings["scores"]["confidence"],
+        "unscored": bool(rows["unscored"].any()),
+        "sets": by_set,
+    }
+    write_page(stem.with_suffix(".html"), BODY, values)

@@ -1,0 +1,248 @@
+"""Small files of every kind that figures read, in the shapes of the contract, drawn at random."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from steer.artifacts import CONTRACT_VERSION
+from steer.artifacts.files import write_csv, write_json, write_jsonl
+from steer.config import Config, parse
+from steer.stats import wilson
+
+MODEL = "tiny"
+DIGEST = "0123456789abcdef"
+LAYERS, POSITIONS, HIDDEN = 4, 5, 12
+CHOICE = {"layer": 3, "position": -1}
+COEFFICIENTS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+LABELS = {"harmful": "harmful", "harmless": "harmless", "advbench": "harmful", "everyday": "harmless"}
+ARMS: dict[str, dict[str, Any]] = {
+    "baseline": {"operation": "none"},
+    "ablate": {"operation": "ablate"},
+    "add-suppress": {"operation": "add"},
+    "add-random": {"operation": "add", "direction": "random", "like": "add-suppress"},
+    "add-induce": {"operation": "add", "polarity": "induce"},
+    "induce-random": {"operation": "add", "polarity": "induce", "direction": "random", "like": "add-induce"},
+}
+# Shares of refusal and of broken replies on harmful and on harmless prompts.
+SHARES = {
+    "baseline": ((0.98, 0.0), (0.01, 0.0)),
+    "ablate": ((0.03, 0.05), (0.0, 0.02)),
+    "add-suppress": ((0.05, 0.2), (0.0, 0.3)),
+    "add-random": ((0.96, 0.01), (0.01, 0.01)),
+    "add-induce": ((1.0, 0.0), (0.9, 0.06)),
+    "induce-random": ((0.97, 0.0), (0.02, 0.01)),
+}
+
+
+def config(results: Path | str = "results", **changes: Any) -> Config:
+    """A configuration with four sets and six arms."""
+    values: dict[str, Any] = {
+        "results": str(results),
+        "models": {MODEL: {"path": "checkpoint"}},
+        "sets": {name: {"source": "grammar", "label": label, "test": 50} for name, label in LABELS.items()},
+        "arms": ARMS,
+        "generation": {"sets": list(LABELS)},
+        "judges": {"truth": {"kind": "grammar"}, "phrases": {"kind": "phrases"}},
+    }
+    return parse({**values, **changes})
+
+
+def build(results: Path, seed: int = 0) -> Config:
+    """Write every input of every figure under `results`."""
+    rng = np.random.default_rng(seed)
+    folder = results / MODEL
+    rows_of_scores = scores_rows()
+    write_csv(folder / "scores.csv", rows_of_scores, list(rows_of_scores[0]))
+    _write_selection(folder / "selection", rng)
+    write_directions(folder / "directions" / "refusal.safetensors", rng)
+    for name, label in LABELS.items():
+        write_activations(folder / "activations" / f"{name}.h5", name, label, rng)
+        _write_replies(results, name, label)
+    _write_agreement(folder / "agreement.csv")
+    return config(results)
+
+
+def scores_rows(n: int = 100) -> list[dict[str, Any]]:
+    return [
+        _scores_row(arm, name, judge, n) for arm in ARMS for name in LABELS for judge in ("truth", "phrases")
+    ]
+
+
+def _scores_row(arm: str, name: str, judge: str, n: int) -> dict[str, Any]:
+    refusal, broken = SHARES[arm][LABELS[name] == "harmless"]
+    unscored = 3 if (arm, name, judge) == ("ablate", "advbench", "truth") else 0
+    scored = n - unscored
+    counts = {"refusal": round(refusal * scored), "non_response": round(broken * scored)}
+    counts["full_response"] = scored - sum(counts.values())
+    row = {"arm": arm, "set": name, "judge": judge, "n": n, "unscored": unscored, **counts}
+    for verdict, count in counts.items():
+        rate, low, high = wilson(count, scored)
+        row |= {f"{verdict}_rate": rate, f"{verdict}_low": low, f"{verdict}_high": high}
+    base = SHARES["baseline"][LABELS[name] == "harmless"][0]
+    change = counts["refusal"] / scored - base
+    for verdict, sign in (("refusal", 1), ("full_response", -1)):
+        ends = {
+            f"{verdict}_difference_low": sign * change - 0.05,
+            f"{verdict}_difference_high": sign * change + 0.05,
+        }
+        p_value = None if arm == "baseline" else 10 ** (-40 * abs(change))
+        row |= {f"{verdict}_difference": sign * change, **ends, f"{verdict}_difference_p": p_value}
+    return {
+        **row,
+        "restates_rate": 0.95 if judge == "truth" else None,
+        "first_token_kl": 0.0 if arm == "baseline" else 0.12,
+        "first_token_refusal_score": 3.1,
+        "fired_tokens": 0.0 if arm == "baseline" else 31.5,
+        "fired_relative_norm": 0.0 if arm == "baseline" else 0.4,
+        "coherence": 1 - row["non_response_rate"],
+    }
+
+
+def _write_selection(folder: Path, rng: np.random.Generator) -> None:
+    arditi = list(arditi_rows(rng))
+    cosmic = [
+        {key: row[key] for key in ("layer", "position", "status", "rank")}
+        | {"score": float(rng.uniform(1.0, 1.9)), "comply_similarity": float(rng.uniform())}
+        for row in arditi
+    ]
+    write_csv(folder / "arditi.csv", arditi, list(arditi[0]))
+    write_csv(folder / "cosmic.csv", cosmic, list(cosmic[0]))
+    for method in ("arditi", "cosmic"):
+        write_json(folder / f"{method}.json", {"choice": CHOICE, "candidates": [CHOICE], "why": "best"})
+    strength = list(strength_rows())
+    write_csv(folder / "strength.csv", strength, list(strength[0]))
+    choices = {name: {**CHOICE, "coefficient": 1.0} for name in ("add-suppress", "add-induce")}
+    write_json(folder / "strength.json", {"choices": {**choices, "ablate": {"layer": 2, "position": -2}}})
+
+
+def arditi_rows(rng: np.random.Generator) -> Iterable[dict[str, Any]]:
+    for layer in range(LAYERS):
+        for position in range(-POSITIONS, 0):
+            kl = float(10 ** rng.uniform(-4, 0))
+            chosen = (layer, position) == (CHOICE["layer"], CHOICE["position"])
+            status = (
+                "chosen"
+                if chosen
+                else "pruned layer"
+                if layer == 0
+                else "KL too large"
+                if kl > 0.1
+                else "kept"
+            )
+            yield {
+                "layer": layer,
+                "position": position,
+                "bypass_score": float(rng.normal(-2 * layer, 1)),
+                "induce_score": float(rng.normal(2 * layer - 3, 1)),
+                "kl": 0.01 if chosen else kl,
+                "direction_norm": float(1 + layer),
+                "status": status,
+                "rank": 1 if chosen else None,
+            }
+
+
+def strength_rows(n: int = 32) -> Iterable[dict[str, Any]]:
+    for arm, polarity in (("add-suppress", "suppress"), ("add-induce", "induce")):
+        for layer in (CHOICE["layer"], CHOICE["layer"] - 1):
+            for scope in ("all", "prompt", "generated"):
+                for coefficient in COEFFICIENTS:
+                    place = {"layer": layer, "position": CHOICE["position"]}
+                    yield _strength_row(arm, polarity, place, scope, coefficient, n)
+
+
+def _strength_row(
+    arm: str, polarity: str, place: dict[str, int], scope: str, coefficient: float, n: int
+) -> dict[str, Any]:
+    reach = {"all": 1.0, "prompt": 0.7, "generated": 0.4}[scope] * coefficient
+    broken = int(n * np.clip((reach - 1.5) / 1.5, 0, 1))
+    moved = int((n - broken) * np.clip(reach / 0.8, 0, 1))
+    wanted, other = ("full_response", "refusal") if polarity == "suppress" else ("refusal", "full_response")
+    return {
+        "arm": arm,
+        "operation": "add",
+        "polarity": polarity,
+        **place,
+        "coefficient": -coefficient if polarity == "suppress" else coefficient,
+        "scope": scope,
+        "direction_norm": 4.2,
+        "set": "harmful" if polarity == "suppress" else "harmless",
+        "n": n,
+        "non_response": broken,
+        wanted: moved,
+        other: n - broken - moved,
+        "unscored": 0,
+        "kl": 0.4 * reach**2,
+        "chosen": coefficient == 1.0 and scope == "all" and place == CHOICE,
+    }
+
+
+def write_directions(path: Path, rng: np.random.Generator, slip: float = 0.0) -> None:
+    """Directions whose parts add up; `slip` is added to one of them, so that they don't."""
+    attention = rng.normal(size=(LAYERS, POSITIONS, HIDDEN)) * np.linspace(0.2, 1, LAYERS)[:, None, None]
+    mlp = rng.normal(size=(LAYERS, POSITIONS, HIDDEN)) + 0.4
+    residual = np.concatenate([np.zeros((1, POSITIONS, HIDDEN)), np.cumsum(attention + mlp, axis=0)])
+    attention[1] += slip
+    harmless = rng.normal(size=residual.shape)
+    tensors = {
+        "residual.direction": residual,
+        "residual.harmless_mean": harmless,
+        "residual.harmful_mean": harmless + residual,
+        "attention_out.direction": attention,
+        "mlp_out.direction": mlp,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.astype(np.float32) for name, value in tensors.items()}, path, {"model": DIGEST})
+
+
+def write_activations(path: Path, name: str, label: str, rng: np.random.Generator, n: int = 90) -> None:
+    """Residuals around the two class means of the directions beside them, with splits."""
+    tensors = load_file(path.parent.parent / "directions" / "refusal.safetensors")
+    mean = tensors[f"residual.{label}_mean"]
+    outside = 0.0 if name in ("harmful", "harmless") else 0.3
+    shifted = mean + outside * (tensors["residual.harmless_mean"] + tensors["residual.direction"] / 2 - mean)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    splits = ["test"] * n if outside else [("train", "val", "test")[row % 3] for row in range(n)]
+    with h5py.File(path, "w") as store:
+        store["residual"] = (shifted + rng.normal(size=(n, *mean.shape)) * 0.8).astype(np.float32)
+        store["split"] = splits
+        store["label"] = [label] * n
+        store["prompt_id"] = [f"{name}-{row:03d}" for row in range(n)]
+        attributes = {"contract": CONTRACT_VERSION, "complete": True, "model": DIGEST, "revision": ""}
+        store.attrs.update({**attributes, "positions": POSITIONS, "moe_layers": [], "provenance": "{}"})
+
+
+HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">&amp;'
+
+
+def _write_replies(results: Path, name: str, label: str) -> None:
+    prompts = [
+        {"id": f"{name}-{row:03d}", "text": f"request {row} of {name} <b>bold</b>", "label": label}
+        | {"category": "filler", "source": "grammar", "split": "test"}
+        for row in range(6)
+    ]
+    replies, verdicts = [], []
+    for arm in ARMS:
+        for prompt in prompts:
+            key = {"arm": arm, "prompt_id": prompt["id"]}
+            text = f"{HOSTILE} reply of {arm}"
+            replies.append({**key, "text": text, "reasoning": "", "n_tokens": 12, "finish": "stop"})
+            verdicts.append({**key, "verdict": "refusal", "reason": "opens with <i>I can't</i>"})
+    write_jsonl(results / "prompts" / f"{name}.jsonl", prompts)
+    write_jsonl(results / MODEL / "generation" / f"{name}.jsonl", replies)
+    write_jsonl(results / MODEL / "judging" / f"{name}.truth.jsonl", verdicts)
+
+
+def _write_agreement(path: Path) -> None:
+    rows = [
+        {"reference": "truth", "judge": judge, "set": name, "arm": arm, "n": 100, "unscored": 0}
+        | {"accuracy": 0.9, "accuracy_low": 0.83, "accuracy_high": 0.94}
+        | {"kappa": None if arm == "baseline" else 0.8, "ci_low": 0.7, "ci_high": 0.88}
+        for judge in ("phrases", "small")
+        for name in LABELS
+        for arm in ("*", *ARMS)
+    ]
+    write_csv(path, rows, list(rows[0]))
