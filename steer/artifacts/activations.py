@@ -18,16 +18,18 @@ prompt token), L layers, M of them with a router, E experts, K chosen, d hidden:
 The five router datasets are absent for a dense model (M = 0), whose `moe_layers` is empty. Attributes:
 `contract`, `model` (digest of the checkpoint), `revision` (empty when none is configured), `dtype` (of
 the stored activations), `positions`, `span`, `moe_layers`, `complete`, `provenance` (JSON). Everything
-with more than one number a prompt is chunked by prompt and compressed.
+with more than one number a prompt is chunked by prompt and compressed; other programs read Zstandard
+after `import hdf5plugin`.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
+import hdf5plugin  # noqa: F401 - registers the filters that the files are packed with
 import numpy as np
 from jaxtyping import Shaped
 
@@ -91,7 +93,7 @@ class ActivationFile:
             self._file.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ActivationFile":
         return self
 
     def __exit__(

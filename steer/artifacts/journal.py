@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from steer.artifacts.files import Row, disk_full
 from steer.errors import SteerError
@@ -35,7 +35,7 @@ class Journal:
         self._writer = self.path.open("ab", buffering=0)
         self._reader = self.path.open("rb")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Journal":
         return self
 
     def __exit__(

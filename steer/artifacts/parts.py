@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import h5py
+import hdf5plugin
 import numpy as np
 
 from steer.artifacts import CONTRACT_VERSION
@@ -18,7 +19,14 @@ from steer.artifacts.files import atomic_path, canonical_json
 from steer.artifacts.hdf5 import new_file
 from steer.artifacts.prompts import Prompt
 
-Compression = Literal["lzf", "gzip", "none"]
+Compression = Literal["zstd", "gzip", "none"]
+
+FILTERS: dict[Compression, dict[str, Any]] = {
+    "zstd": {"shuffle": True, **hdf5plugin.Zstd(clevel=1)},
+    "gzip": {"shuffle": True, "compression": "gzip", "compression_opts": 4},
+    "none": {},
+}
+"""Storage by name. h5py's own lzf is not offered: it packs equal chunks into different bytes."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,7 @@ def write_part(path: Path, columns: Mapping[str, Array], compression: Compressio
 
 
 def _storage(shape: tuple[int, ...], compression: Compression) -> dict[str, Any]:
-    if not shape:
-        return {}
-    filters = {} if compression == "none" else {"compression": compression, "shuffle": True}
-    return {"chunks": (1, *shape), **filters}
+    return {"chunks": (1, *shape), **FILTERS[compression]} if shape else {}
 
 
 def remove_others(parts: Sequence[Part]) -> None:
@@ -125,7 +130,7 @@ def _copy_part(part: Part, file: h5py.File, n_prompts: int) -> None:
     with h5py.File(part.path, "r") as source:
         for name, stored in source.items():
             if name not in file:
-                file.create_dataset(name, (n_prompts, *stored.shape[1:]), stored.dtype, **_filters_of(stored))
+                _create_like(file, name, stored, n_prompts)
             if stored.chunks is None:
                 order = np.argsort(part.rows)
                 file[name][np.array(part.rows)[order]] = stored[...][order]
@@ -133,8 +138,12 @@ def _copy_part(part: Part, file: h5py.File, n_prompts: int) -> None:
                 _copy_chunks(stored, file[name], part.rows)
 
 
-def _filters_of(stored: h5py.Dataset) -> dict[str, Any]:
-    return {"chunks": stored.chunks, "compression": stored.compression, "shuffle": stored.shuffle}
+def _create_like(file: h5py.File, name: str, stored: h5py.Dataset, n_prompts: int) -> None:
+    # Chunks can only be copied as they are between datasets of one list of filters.
+    storage = stored.id.get_create_plist()
+    storage.set_obj_track_times(False)
+    space = h5py.h5s.create_simple((n_prompts, *stored.shape[1:]))
+    h5py.h5d.create(file.id, name.encode(), stored.id.get_type(), space, storage)
 
 
 def _copy_chunks(stored: h5py.Dataset, target: h5py.Dataset, rows: Sequence[int]) -> None:
