@@ -5,6 +5,7 @@ import yaml
 from steer import stages
 from steer.artifacts.files import write_bytes
 from steer.figures import registry
+from steer.sources import find_source
 
 # The configuration with all overrides, for the commands that the rules run. Its place is no input: rules
 # depend on the settings they read, by `trigger`, and not on the whole of it.
@@ -56,6 +57,11 @@ def get_raw_prompts(wildcards):
     if source == "grammar":
         return []
     return source if Path(source).suffix else f"{settings.results}/downloads/{source}"
+
+
+def get_pin(source):
+    """What a source is pinned to: its row in the table of sources."""
+    return find_source(source, Path("data/sources.tsv")).model_dump_json()
 
 
 def get_judge_checkpoint(wildcards):

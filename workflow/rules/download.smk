@@ -18,6 +18,8 @@ rule download:
         "../../envs/steer.yaml"
     params:
         config=SETTINGS,
+        # A source that is pinned anew is fetched anew; other settings of downloads change no byte.
+        trigger=lambda wildcards: get_pin(wildcards.source),
     message:
         "Fetching {wildcards.source}"
     shell:
