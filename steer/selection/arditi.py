@@ -1,5 +1,6 @@
 """Choice of layer and position after Arditi et al. (arXiv 2406.11717, appendix C)."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +84,10 @@ def _score(
     bypass = next_token_values(loaded, [(arm, q) for arm in ablations for q in harmful], batch_size, refusal)
     induce = next_token_values(loaded, [(arm, q) for arm in additions for q in harmless], batch_size, refusal)
     kl = _ablation_kl(loaded, ablations, harmless, batch_size)
-    means = [values.view(len(places), -1).mean(dim=1).tolist() for values in (bypass, induce, kl)]
+    means = [
+        values.view(len(places), len(asked)).mean(dim=1).tolist()
+        for values, asked in ((bypass, harmful), (induce, harmless), (kl, harmless))
+    ]
     return {place: (b, i, k) for place, b, i, k in zip(places, *means, strict=True)}
 
 
@@ -114,15 +118,6 @@ def _row(
     settings: ArditiSettings,
 ) -> Row:
     bypass, induce, kl = scores or (None, None, None)
-    status = "kept"
-    if scores is None:
-        status = "zero direction"
-    elif not within(place[0], layers, settings.prune_layers):
-        status = "pruned layer"
-    elif scores[2] > settings.kl_threshold:
-        status = "KL too large"
-    elif scores[1] < settings.induce_threshold:
-        status = "induces no refusal"
     return {
         "layer": place[0],
         "position": place[1],
@@ -130,9 +125,24 @@ def _row(
         "induce_score": induce,
         "kl": kl,
         "direction_norm": float(directions.at(*place).double().norm()),
-        "status": status,
+        "status": _status(place[0], scores, layers, settings),
         "rank": None,
     }
+
+
+def _status(
+    layer: int, scores: tuple[float, float, float] | None, layers: int, settings: ArditiSettings
+) -> str:
+    if scores is None:
+        return "zero direction"
+    _, induce, kl = scores
+    if not within(layer, layers, settings.prune_layers):
+        return "pruned layer"
+    if not all(map(math.isfinite, scores)):
+        return "not finite"
+    if kl > settings.kl_threshold:
+        return "KL too large"
+    return "induces no refusal" if induce < settings.induce_threshold else "kept"
 
 
 def _nearest(rows: Sequence[Row]) -> list[str]:

@@ -3,33 +3,29 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from steer.artifacts.arms import arm_digest, write_arm
 from steer.artifacts.facts import read_facts
 from steer.artifacts.files import read_json
-from steer.artifacts.provenance import provenance
+from steer.artifacts.provenance import file_digest, provenance
 from steer.config import ArmSettings
-from steer.selection.candidates import read_directions
+from steer.models.interventions import Arm
+from steer.selection.candidates import Directions, read_directions
 from steer.selection.making import Dose, make_arm
 from steer.selection.strength import best_places, is_tuned
 
 log = logging.getLogger(__name__)
 
 
-def _dose(
-    settings: ArmSettings, choices: Mapping[str, Mapping[str, object]], name: str, selection: Path
-) -> Dose:
-    source = settings.like or name
-    if source in choices:
-        chosen = {key: value for key, value in choices[source].items() if key != "why"}
-        return Dose(**chosen)  # type: ignore[arg-type]
+def _dose(name: str, settings: ArmSettings, choices: Mapping[str, Any], selection: Path) -> Dose:
+    """The dose of a tuned arm as it was chosen; of another one as its settings and selection say."""
+    if name in choices:
+        chosen = choices[name]
+        return Dose(chosen["layer"], chosen["position"], chosen["coefficient"], chosen["scope"])
     layer, position = best_places(settings, selection)[0]
-    return Dose(
-        layer,
-        position,
-        1.0 if settings.coefficient is None else settings.coefficient,
-        settings.scope or "all",
-    )
+    coefficient = 1.0 if settings.coefficient is None else settings.coefficient
+    return Dose(layer, position, coefficient, settings.scope or "all")
 
 
 def write_arms(
@@ -56,14 +52,29 @@ def write_arms(
     facts = read_facts(facts_path)
     directions = read_directions(directions_path, facts, positions)
     choices = read_json(selection / "strength.json")["choices"]
+    inputs = {
+        "model": facts.digest,
+        "directions": file_digest(directions_path),
+        "strength": file_digest(selection / "strength.json"),
+    }
     for name, settings in arms.items():
-        if settings.operation == "none":
-            dose, best = Dose(0, -1), []
-        else:
-            like = arms[settings.like] if settings.like else settings
-            dose, best = _dose(settings, choices, name, selection), best_places(like, selection)
-        arm = make_arm(name, settings, directions, dose, best)
-        origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), {"model": facts.digest})
+        arm = _arm(name, arms, directions, choices, selection)
+        origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs)
         write_arm(out / f"{name}.safetensors", arm, model=facts.digest, provenance=origin)
         tuned = "tuned" if is_tuned(settings) else "as configured"
         log.info("%s: %s, %s, %s", name, arm.operations or "unsteered", tuned, arm_digest(arm))
+
+
+def _arm(
+    name: str,
+    arms: Mapping[str, ArmSettings],
+    directions: Directions,
+    choices: Mapping[str, Any],
+    selection: Path,
+) -> Arm:
+    settings = arms[name]
+    if settings.operation == "none":
+        return Arm(name)
+    source = settings.like or name
+    dose = _dose(source, arms[source], choices, selection)
+    return make_arm(name, settings, directions, dose, best_places(arms[source], selection))

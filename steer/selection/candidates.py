@@ -31,7 +31,19 @@ class Directions:
         return range(-self.direction.shape[1], 0)
 
     def at(self, layer: int, position: int) -> Float[Tensor, " d"]:
-        """The direction r entering a layer at a position."""
+        """The direction r entering a layer at a position.
+
+        Raises:
+            SteerError: none was estimated there.
+        """
+        layers = len(self.direction) - 1
+        if layer not in range(layers) or position not in self.positions:
+            raise SteerError(
+                f"layer {layer}, position {position}",
+                f"no direction was estimated there, only in layers 0 to {layers - 1} at positions"
+                f" {self.positions[0]} to -1",
+                "mend `layer` and `position` of the arm",
+            )
         return self.direction[layer, position]
 
     def candidates(self) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """From a setting of the configuration to the tensors and operations of an arm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.config import ArmSettings
+from steer.errors import SteerError
 from steer.models.interventions import Arm, Operation, Scope, orthonormal_basis
 from steer.selection.candidates import Directions
 
@@ -34,16 +36,33 @@ def signed(settings: ArmSettings, coefficient: float) -> float:
     return -coefficient if subtracted else coefficient
 
 
-def _direction(
-    settings: ArmSettings, directions: Directions, layer: int, position: int
-) -> Float[Tensor, " d"]:
-    refusal = directions.at(layer, position)
+def _vectors(
+    settings: ArmSettings, directions: Directions, places: Sequence[tuple[int, int]]
+) -> Float[Tensor, "places d"]:
+    """The refusal direction of each place, or random directions of their norms."""
+    refusal = torch.stack([directions.at(*place) for place in places])
     if settings.direction == "refusal":
         return refusal
     generator = torch.Generator().manual_seed(settings.seed)
     random = torch.randn(refusal.shape, generator=generator, dtype=torch.float64)
-    scaled: Tensor = random * (refusal.double().norm() / random.norm())
-    return scaled.float()
+    scale: Tensor = refusal.double().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
+    return (random * scale).float()
+
+
+def _basis(name: str, vectors: Float[Tensor, "k d"], rank: int) -> Float[Tensor, "k d"]:
+    """An orthonormal basis of `rank` vectors.
+
+    Raises:
+        SteerError: there are fewer of them, or they span less.
+    """
+    found = int(torch.linalg.matrix_rank(vectors.double()))
+    if found < rank:
+        raise SteerError(
+            f"arm `{name}`",
+            f"is of rank {rank}, but its selection offers {found} independent directions",
+            "lower `rank`, or loosen the thresholds of the selection",
+        )
+    return orthonormal_basis(vectors)
 
 
 def make_arm(
@@ -51,7 +70,7 @@ def make_arm(
     settings: ArmSettings,
     directions: Directions,
     dose: Dose,
-    best: list[tuple[int, int]] | None = None,
+    best: Sequence[tuple[int, int]] = (),
 ) -> Arm:
     """Build an arm.
 
@@ -61,21 +80,23 @@ def make_arm(
         directions: the estimated directions.
         dose: where and how strongly.
         best: places of the further directions that an `ablate` of rank above one removes as well.
+
+    Raises:
+        SteerError: no direction was estimated at the place, or there are fewer than the rank asks for.
     """
     if settings.operation == "none":
         return Arm(name)
-    direction = _direction(settings, directions, dose.layer, dose.position)
+    place = (dose.layer, dose.position)
     if settings.operation == "ablate":
-        places = [place for place in best or [] if place != (dose.layer, dose.position)][: settings.rank - 1]
-        others = [_direction(settings, directions, *place) for place in places]
-        basis = orthonormal_basis(torch.stack([direction, *others]))
-        return Arm(
-            name, (Operation("ablate", "basis", None, dose.coefficient, dose.scope),), {"basis": basis}
-        )
+        others = [other for other in best if other != place][: settings.rank - 1]
+        basis = _basis(name, _vectors(settings, directions, [place, *others]), settings.rank)
+        operation = Operation("ablate", "basis", None, dose.coefficient, dose.scope)
+        return Arm(name, (operation,), {"basis": basis})
+    direction = _vectors(settings, directions, [place])[0]
     coefficient = signed(settings, dose.coefficient)
     if settings.operation == "add":
         operation = Operation("add", "direction", dose.layer, coefficient, dose.scope)
-        return Arm(name, (operation,), {"direction": direction.contiguous()})
-    harmless = directions.harmless_mean[dose.layer, dose.position]
+        return Arm(name, (operation,), {"direction": direction})
+    harmless = directions.harmless_mean[place]
     operation = Operation("affine", "direction_and_mean", dose.layer, coefficient, dose.scope)
     return Arm(name, (operation,), {"direction_and_mean": torch.stack([direction, harmless])})

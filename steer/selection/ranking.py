@@ -1,11 +1,12 @@
 """A table of scored candidates, and the choice made from it."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steer.artifacts.files import Row, write_csv, write_json
+from steer.artifacts.files import Row, remove, write_csv, write_json
 from steer.errors import SteerError
 
 log = logging.getLogger(__name__)
@@ -20,9 +21,12 @@ def within(layer: int, layers: int, prune_layers: float) -> bool:
 def rank(rows: list[Row], by: str, *, largest: bool) -> list[Row]:
     """Number the `kept` rows from the best, mark the first `chosen`, and return them in order.
 
-    Ties go to the earlier layer and the later position.
+    Ties go to the earlier layer and the later position. A score that is not finite can't be ranked.
     """
     sign = -1.0 if largest else 1.0
+    for row in rows:
+        if row["status"] == "kept" and not math.isfinite(row[by]):
+            row["status"] = "not finite"
     kept = [row for row in rows if row["status"] == "kept"]
     kept.sort(key=lambda row: (sign * row[by], row["layer"], -row["position"]))
     for number, row in enumerate(kept, 1):
@@ -47,8 +51,9 @@ def publish(
             candidates are named.
     """
     columns = list(rows[0])
+    rejected = out.with_suffix(".rejected.csv")
+    remove(rejected)
     if not kept:
-        rejected = out.with_suffix(".rejected.csv")
         write_csv(rejected, rows, columns)
         raise SteerError(
             out.name,

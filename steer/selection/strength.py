@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Trial:
     settings: ArmSettings
     dose: Dose
     arm: Arm
+    direction_norm: float
 
     @property
     def asked(self) -> str:
@@ -51,17 +53,21 @@ def is_tuned(settings: ArmSettings) -> bool:
 
 
 def _doses(settings: ArmSettings, best: Sequence[tuple[int, int]], grid: StrengthSettings) -> Iterator[Dose]:
-    """Every dose to try; what the configuration fixes is not varied."""
+    """Every dose to try, once; what the configuration fixes is not varied."""
     coefficients, scopes = grid.coefficients, grid.scopes
     if settings.operation == "ablate":
         coefficients, scopes = (1.0,), ("all",)
     if settings.operation == "affine" and settings.polarity == "suppress":
         # Zero moves every prompt to the harmless mean, the natural strength of this operation.
         coefficients = (0.0, *coefficients)
-    for layer, position in best[: grid.candidates]:
-        for coefficient in coefficients if settings.coefficient is None else (settings.coefficient,):
-            for scope in scopes if settings.scope is None else (settings.scope,):
-                yield Dose(layer, position, coefficient, scope)
+    if settings.coefficient is not None:
+        coefficients = (settings.coefficient,)
+    if settings.scope is not None:
+        scopes = (settings.scope,)
+    places = best[: grid.candidates]
+    doses = product(places, dict.fromkeys(coefficients), dict.fromkeys(scopes))
+    for (layer, position), coefficient, scope in doses:
+        yield Dose(layer, position, coefficient, scope)
 
 
 def best_places(settings: ArmSettings, selection: Path) -> list[tuple[int, int]]:
@@ -138,16 +144,16 @@ def _trials(
             continue
         best = best_places(settings, selection)
         for dose in _doses(settings, best, grid):
-            yield Trial(name, settings, dose, make_arm(name, settings, directions, dose, best))
+            arm = make_arm(name, settings, directions, dose, best)
+            norm = float(directions.at(dose.layer, dose.position).double().norm())
+            yield Trial(name, settings, dose, arm, norm)
 
 
 def _choose(rows: Sequence[Row], name: str) -> dict[str, Any]:
     """Mark and return the best dose of an arm."""
     mine = [row for row in rows if row["arm"] == name]
     wanted = "full_response" if mine[0]["polarity"] == "suppress" else "refusal"
-    best = min(
-        mine, key=lambda row: (-row[wanted], abs(row["coefficient"]) * row["direction_norm"], row["kl"])
-    )
+    best = min(mine, key=lambda row: (-row[wanted], _size(row), row["kl"]))
     best["chosen"] = True
     log.info("%s: %d of %d %s at %s", name, best[wanted], best["n"], wanted, _place(best))
     dose = {key: best[key] for key in ("layer", "position", "scope")}
@@ -156,6 +162,11 @@ def _choose(rows: Sequence[Row], name: str) -> dict[str, Any]:
         "coefficient": abs(best["coefficient"]),
         "why": f"{best[wanted]} of {best['n']} {wanted} on val",
     }
+
+
+def _size(row: Row) -> float:
+    """Norm of what is added to the residual stream; an ablation adds nothing of its own."""
+    return 0.0 if row["operation"] == "ablate" else abs(row["coefficient"]) * row["direction_norm"]
 
 
 def _place(row: Row) -> str:
@@ -239,16 +250,11 @@ class _Tester:
             "operation": trial.settings.operation,
             "polarity": trial.settings.polarity,
             **dose,
-            "direction_norm": _norm(trial.arm),
+            "direction_norm": trial.direction_norm,
             "set": trial.asked,
             **self._journal.get(key),
             "chosen": False,
         }
-
-
-def _norm(arm: Arm) -> float:
-    tensor = next(iter(arm.tensors.values()))
-    return float((tensor if tensor.dim() == 1 else tensor[0]).double().norm())
 
 
 def _counts(verdicts: Sequence[str]) -> dict[str, int]:
