@@ -36,12 +36,21 @@ STAGES = {
     "arditi": Stage("steer.selection.arditi", ("models.{model}", "contrast", "selection.arditi")),
     "cosmic": Stage("steer.selection.cosmic", ("models.{model}", "contrast", "selection.cosmic")),
     "strength": Stage(
-        "steer.selection.strength", ("models.{model}", "contrast", "selection.strength", "arms", "judges")
+        "steer.selection.strength",
+        ("models.{model}", "contrast", "selection.strength", "arms", "judges.{judge}"),
     ),
     "arms": Stage("steer.selection.arms", ("arms",)),
     "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
     "judging": Stage("steer.judging", ("judges.{judge}",)),
     "scores": Stage("steer.scores", ("scores", "seed")),
+}
+
+
+# A verdict depends on the code of its judge's kind, and not on that of the other kinds.
+JUDGES = {
+    "phrases": "steer.judges.phrases",
+    "grammar": "steer.judges.truth",
+    "likelihood": "steer.judges.likelihood",
 }
 
 
@@ -52,5 +61,10 @@ def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[st
 
 def trigger(stage: str, config: Config, **names: str) -> str:
     """A text that changes when the code or the settings behind a stage do."""
-    code = code_digest(STAGES[stage].module)
+    modules = [STAGES[stage].module]
+    if stage == "strength":
+        names = {**names, "judge": config.selection.strength.judge}
+    if stage in ("judging", "strength"):
+        modules.append(JUDGES[config.judges[names["judge"]].kind])
+    code = " ".join(code_digest(module) for module in modules)
     return f"code {code}, settings {digest(settings_of(stage, config, names))}"

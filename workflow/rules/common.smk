@@ -10,12 +10,14 @@ from steer.sources import find_source
 # The configuration with all overrides, for the commands that the rules run. Its place is no input: rules
 # depend on the settings they read, by `trigger`, and not on the whole of it.
 SETTINGS = Path(settings.results) / "config.yaml"
-_merged = yaml.safe_dump(dict(config), sort_keys=True, allow_unicode=True).encode()
-if not SETTINGS.is_file() or SETTINGS.read_bytes() != _merged:
-    write_bytes(SETTINGS, _merged)
 
 # Files, not the folder: a folder's time does not change when a file in it does.
 GRAMMAR = sorted(str(path) for path in Path("data/grammar").iterdir())
+
+
+onstart:
+    # Not while planning: a dry run must not change the settings of a flow that runs meanwhile.
+    write_bytes(SETTINGS, yaml.safe_dump(dict(config), allow_unicode=True).encode())
 
 
 wildcard_constraints:
@@ -52,11 +54,16 @@ def get_checkpoint(wildcards):
 
 
 def get_raw_prompts(wildcards):
-    """The file that a prompt set is made from: fetched, the user's own, or none for the grammar's."""
+    """The file that a prompt set is made from: fetched, or the user's own; none for the grammar's."""
     source = settings.sets[wildcards.set].source
     if source == "grammar":
         return []
     return source if Path(source).suffix else f"{settings.results}/downloads/{source}"
+
+
+def get_grammar(wildcards):
+    """The grammar's files, for a prompt set that is drawn from it."""
+    return GRAMMAR if settings.sets[wildcards.set].source == "grammar" else []
 
 
 def get_pin(source):
@@ -64,16 +71,14 @@ def get_pin(source):
     return find_source(source, Path("data/sources.tsv")).model_dump_json()
 
 
-def get_judge_checkpoint(wildcards):
-    """The checkpoint of a judge that is a model; none for the others."""
-    return judge_checkpoint(wildcards.judge)
-
-
-def judge_checkpoint(name):
+def get_judge(name):
+    """The files that a judge is made of: the grammar, a checkpoint, or none."""
     judge = settings.judges[name]
-    if judge.kind != "likelihood":
-        return []
-    return judge.path or f"{settings.results}/judges/{name}/checkpoint"
+    if judge.kind == "grammar":
+        return GRAMMAR
+    if judge.kind == "likelihood":
+        return judge.path or f"{settings.results}/judges/{name}/checkpoint"
+    return []
 
 
 def get_figures(wildcards):

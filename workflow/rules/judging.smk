@@ -36,8 +36,7 @@ rule judging:
     input:
         replies="<results>/{model}/generation/{set}.jsonl",
         prompts="<results>/prompts/{set}.jsonl",
-        judge=get_judge_checkpoint,
-        grammar=GRAMMAR,
+        judge=lambda wildcards: get_judge(wildcards.judge),
     output:
         "<results>/{model}/judging/{set}.{judge}.jsonl",
     log:

@@ -8,7 +8,7 @@ Makes: results/prompts/<set>.jsonl, a line per prompt with its label, category a
 rule prompts:
     input:
         raw=get_raw_prompts,
-        grammar=GRAMMAR,
+        grammar=get_grammar,
     output:
         "<results>/prompts/{set}.jsonl",
     log:
@@ -19,7 +19,7 @@ rule prompts:
         "../../envs/steer.yaml"
     params:
         config=SETTINGS,
-        raw=lambda wildcards, input: f"--raw {input.raw}" if input.raw else "",
+        raw=lambda wildcards, input: ["--raw", input.raw] if input.raw else [],
         trigger=trigger("prompts", "set"),
     message:
         "Making the prompt set {wildcards.set}"
@@ -27,5 +27,5 @@ rule prompts:
         "python -m steer prompts"
         " --config {params.config:q}"
         " --set {wildcards.set:q}"
-        " {params.raw}"
+        " {params.raw:q}"
         " --out {output:q} > {log:q} 2>&1"

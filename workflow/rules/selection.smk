@@ -46,7 +46,7 @@ rule strength:
         choices=expand(
             "<results>/{{model}}/selection/{method}.json", method=["arditi", "cosmic"]
         ),
-        judge=judge_checkpoint(settings.selection.strength.judge),
+        judge=get_judge(settings.selection.strength.judge),
     output:
         table="<results>/{model}/selection/strength.csv",
         choice="<results>/{model}/selection/strength.json",
