@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,8 +216,9 @@ def _add_flag(command: argparse.ArgumentParser, flag: str, *, required: bool) ->
 
 
 def _check_names(config: "Config", args: argparse.Namespace) -> None:
-    """Check that the names given on the command line are in the configuration."""
-    known: dict[str, Container[str]] = {
+    """Check that the names given on the command line are those of the configuration."""
+    known: dict[str, Sequence[str]] = {
+        "method": ["arditi", "cosmic", "strength"],
         "model": list(config.models),
         "set": list(config.sets),
         "judge": list(config.judges),
@@ -225,7 +226,7 @@ def _check_names(config: "Config", args: argparse.Namespace) -> None:
     for kind, names in known.items():
         name = getattr(args, kind, None)
         if name is not None and name not in names:
-            raise SteerError(f"{kind} `{name}`", "is not in the configuration", f"known: {names}")
+            raise SteerError(f"{kind} `{name}`", "is unknown", f"known: {', '.join(names)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

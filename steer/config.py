@@ -179,6 +179,19 @@ class ArmSettings(Settings):
     scope: Scope | None = Field(None, description="Tokens that are edited, when not selected.")
     seed: int = Field(0, ge=0, description="Seed of a random direction.")
 
+    @model_validator(mode="after")
+    def _says_what_it_does(self) -> "ArmSettings":
+        if self.operation != "ablate" and self.rank > 1:
+            raise ValueError(f"`rank` is for `ablate`, not for `{self.operation}`")
+        if self.operation == "ablate" and self.polarity == "induce":
+            raise ValueError("`ablate` can only suppress refusal; use `add` or `affine` to induce it")
+        own = [
+            name for name in ("layer", "position", "coefficient", "scope") if getattr(self, name) is not None
+        ]
+        if self.like and own:
+            raise ValueError(f"`like` copies the dose of another arm; leave out {', '.join(own)}")
+        return self
+
 
 class GenerationSettings(Settings):
     """How replies are produced."""
@@ -239,6 +252,24 @@ class Config(Settings):
         _known("judge", [self.scores.judge, self.selection.strength.judge], self.judges)
         _known("arm", [arm.like for arm in self.arms.values() if arm.like], self.arms)
         _known("arm", ["baseline"], self.arms)
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Config":
+        reserved = {"downloads", "judges", "prompts"}.intersection(self.models)
+        if reserved:
+            raise ValueError(
+                f"model `{min(reserved)}` has the name of another folder of the results; rename it"
+            )
+        for label in ("harmful", "harmless"):
+            name = getattr(self.contrast, label)
+            if self.sets[name].label != label:
+                raise ValueError(f"`contrast.{label}`: set `{name}` is {self.sets[name].label}")
+        if self.arms["baseline"].operation != "none":
+            raise ValueError("arm `baseline` is the unsteered model: its operation must be `none`")
+        for name, arm in self.arms.items():
+            if arm.like and (self.arms[arm.like].like or self.arms[arm.like].operation == "none"):
+                raise ValueError(f"arm `{name}` is like `{arm.like}`, which has no dose of its own to copy")
         return self
 
 
