@@ -5,14 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    stop_any,
-    wait_exponential,
-)
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity.stop import stop_base
 
 from steer.artifacts.files import atomic_path
 from steer.artifacts.provenance import file_digest
@@ -76,7 +70,7 @@ def _fetch(source: Source, partial: Path, timeout: float, attempts: int, wait: f
 
     retrying = Retrying(
         retry=retry_if_exception_type(PassingError),
-        stop=stop_any(stop_after_attempt(attempts), _wrong_twice),
+        stop=stop_after_attempt(attempts) | _WrongTwice(),
         wait=wait_exponential(multiplier=wait),
         before_sleep=lambda state: log.warning("%s: %s", source.name, _describe(state, attempts)),
         reraise=True,
@@ -89,14 +83,20 @@ def _fetch(source: Source, partial: Path, timeout: float, attempts: int, wait: f
         raise _given_up(source, f"{error} (tried {times})", local) from error
 
 
-def _wrong_twice(state: RetryCallState) -> bool:
-    error = state.outcome.exception() if state.outcome else None
-    return isinstance(error, WrongBytesError) and state.attempt_number >= TRIES_OF_WRONG_BYTES
+class _WrongTwice(stop_base):
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        wrong = isinstance(_error(retry_state), WrongBytesError)
+        return wrong and retry_state.attempt_number >= TRIES_OF_WRONG_BYTES
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def _describe(state: RetryCallState, attempts: int) -> str:
-    error = state.outcome.exception() if state.outcome else None
-    return f"try {state.attempt_number} of {attempts}: {error}; the next in {state.upcoming_sleep:g} s"
+    return (
+        f"try {state.attempt_number} of {attempts}: {_error(state)}; the next in {state.upcoming_sleep:g} s"
+    )
 
 
 def _check(source: Source, path: Path) -> None:
