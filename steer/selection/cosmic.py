@@ -84,7 +84,7 @@ class _Scorer:
 
     @torch.inference_mode()
     def _means(self, label: str, arm: Arm) -> Means:
-        """What leaves each layer, averaged over prompts, positions side by side."""
+        """What enters layers 1 to L, edits included, averaged over prompts, positions side by side."""
         questions = self._questions[label]
         total = torch.zeros(
             self._loaded.layers, self._positions * self._loaded.hidden_size, dtype=torch.float64

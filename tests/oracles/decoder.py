@@ -1,0 +1,195 @@
+"""Decoders written out in numpy and float64: one sequence, no hooks, no cache, no padding, no batch.
+
+Weights are taken from the state dict by the checkpoint's names, so that nothing here goes through the
+layouts and hooks that it is compared with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.models.interventions import Arm, Operation
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Trace:
+    """What flowed through one sequence of S tokens.
+
+    Attributes:
+        residual: entering each layer, after any edit, and leaving the last one, each `[S, d]`.
+        attention, mlp: what each layer's attention and MLP added, after any edit, each `[S, d]`.
+        moe_input, router_logits, chosen, weights: by MoE layer.
+        logits: `[S, V]`.
+        edits: for every edited site (ratio of norms is over tokens): place, layer, ‖edit‖ and ‖residual
+            entering the layer‖ of each token.
+    """
+
+    residual: list[Array] = field(default_factory=list)
+    attention: list[Array] = field(default_factory=list)
+    mlp: list[Array] = field(default_factory=list)
+    moe_input: list[Array] = field(default_factory=list)
+    router_logits: list[Array] = field(default_factory=list)
+    chosen: list[Array] = field(default_factory=list)
+    weights: list[Array] = field(default_factory=list)
+    logits: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    edits: list[tuple[str, int, Array, Array]] = field(default_factory=list)
+
+
+def run(model: Any, tokens: Sequence[int], prompt_tokens: int | None = None, arm: Arm | None = None) -> Trace:
+    """Run a model on one sequence, whose first `prompt_tokens` tokens are the prompt, under an arm."""
+    decoder = _Decoder(model, arm or Arm("baseline"), len(tokens) if prompt_tokens is None else prompt_tokens)
+    return decoder.run(list(tokens))
+
+
+def greedy(model: Any, prompt: Sequence[int], arm: Arm, stops: Sequence[int], limit: int) -> list[int]:
+    """Reply tokens by the largest logit, the whole sequence run anew for each; a stop is included."""
+    reply: list[int] = []
+    while len(reply) < limit and (not reply or reply[-1] not in stops):
+        logits = run(model, [*prompt, *reply], len(prompt), arm).logits
+        reply.append(int(np.argmax(logits[-1])))
+    return reply
+
+
+def edited(h: Array, operation: Operation, tensor: Array) -> Array:
+    """One token's residual (or write, for `ablate`) after an operation: the formulas of the design."""
+    c = operation.coefficient
+    if operation.operation == "add":
+        return h + c * tensor
+    if operation.operation == "ablate":
+        # The projection on the rows' span, whether or not they are orthonormal.
+        coordinates, *_ = np.linalg.lstsq(tensor.T, h, rcond=None)
+        return h - c * (tensor.T @ coordinates)
+    r, mean = tensor
+    return h - (h @ r) / (r @ r) * r + (mean @ r) / (r @ r) * r + c * r
+
+
+def _softmax(x: Array) -> Array:
+    shifted = np.exp(x - x.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+class _Decoder:
+    def __init__(self, model: Any, arm: Arm, prompt_tokens: int) -> None:
+        self.weights = {name: value.double().numpy() for name, value in model.state_dict().items()}
+        self.config, self.arm, self.prompt_tokens = model.config, arm, prompt_tokens
+        self.tensors = {name: value.double().numpy() for name, value in arm.tensors.items()}
+        self.trace = Trace()
+
+    def run(self, tokens: list[int]) -> Trace:
+        h = self.weights["model.embed_tokens.weight"][tokens]
+        h = self.write(h, "embedding", -1, h)
+        for layer in range(self.config.num_hidden_layers):
+            entering = h
+            for operation in self.arm.operations:
+                if operation.operation != "ablate" and operation.layer == layer:
+                    h = self.edit(h, operation, "residual", layer, entering)
+            self.trace.residual.append(h)
+            attention = self.attention(self.norm(h, layer, "input_layernorm"), layer)
+            attention = self.write(attention, "attention", layer, entering)
+            h = h + attention
+            mlp = self.mlp(self.norm(h, layer, "post_attention_layernorm"), layer)
+            mlp = self.write(mlp, "mlp", layer, entering)
+            h = h + mlp
+            self.trace.attention.append(attention)
+            self.trace.mlp.append(mlp)
+        self.trace.residual.append(h)
+        final = self.rms(h, self.weights["model.norm.weight"])
+        self.trace.logits = final @ self.weights["lm_head.weight"].T
+        return self.trace
+
+    def write(self, h: Array, place: str, layer: int, entering: Array) -> Array:
+        for operation in self.arm.operations:
+            if operation.operation == "ablate":
+                h = self.edit(h, operation, place, layer, entering)
+        return h
+
+    def edit(self, h: Array, operation: Operation, place: str, layer: int, entering: Array) -> Array:
+        out = h.copy()
+        for token in range(len(h)):
+            phase = "prompt" if token < self.prompt_tokens else "generated"
+            if operation.scope in ("all", phase):
+                out[token] = edited(h[token], operation, self.tensors[operation.tensor])
+        change = np.linalg.norm(out - h, axis=1)
+        self.trace.edits.append((place, layer, change, np.linalg.norm(entering, axis=1)))
+        return out
+
+    def part(self, layer: int, name: str) -> Array:
+        return self.weights[f"model.layers.{layer}.{name}.weight"]
+
+    def rms(self, x: Array, weight: Array) -> Array:
+        return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + self.config.rms_norm_eps) * weight
+
+    def norm(self, x: Array, layer: int, name: str) -> Array:
+        return self.rms(x, self.part(layer, name))
+
+    def heads(self, x: Array, layer: int, name: str) -> Array:
+        """Projection split into heads `[heads, S, width]`, normalised as the family does it."""
+        projected = x @ self.part(layer, f"self_attn.{name}_proj").T
+        width = getattr(self.config, "head_dim", None) or (
+            self.config.hidden_size // self.config.num_attention_heads
+        )
+        scale = self.weights.get(f"model.layers.{layer}.self_attn.{name}_norm.weight")
+        if scale is not None and len(scale) == projected.shape[1]:
+            projected = self.rms(projected, scale)  # OLMoE: over all heads together
+        split = projected.reshape(len(x), -1, width).transpose(1, 0, 2)
+        if scale is not None and len(scale) != projected.shape[1]:
+            split = self.rms(split, scale)  # Qwen3: over each head
+        return split
+
+    def rotated(self, x: Array) -> Array:
+        """Rotary positions: the plane (i, i + width/2) turned by position / theta^(2i/width)."""
+        half = x.shape[-1] // 2
+        theta = self.config.rope_parameters["rope_theta"]
+        angle = np.arange(x.shape[1])[:, None] * theta ** (-np.arange(half) / half)
+        a, b = x[..., :half], x[..., half:]
+        turned = (a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle))
+        return np.concatenate(turned, axis=-1)
+
+    def attention(self, x: Array, layer: int) -> Array:
+        query, key = (self.rotated(self.heads(x, layer, name)) for name in ("q", "k"))
+        value = self.heads(x, layer, "v")
+        group = len(query) // len(key)
+        mixed = []
+        for head in range(len(query)):
+            scores = query[head] @ key[head // group].T / np.sqrt(query.shape[-1])
+            scores[np.triu_indices(len(x), k=1)] = -np.inf
+            mixed.append(_softmax(scores) @ value[head // group])
+        return np.concatenate(mixed, axis=-1) @ self.part(layer, "self_attn.o_proj").T
+
+    def mlp(self, x: Array, layer: int) -> Array:
+        if f"model.layers.{layer}.mlp.gate.weight" not in self.weights:
+            gate, up = (x @ self.part(layer, f"mlp.{name}_proj").T for name in ("gate", "up"))
+            return (_silu(gate) * up) @ self.part(layer, "mlp.down_proj").T
+        return self.experts(x, layer)
+
+    def experts(self, x: Array, layer: int) -> Array:
+        logits = x @ self.part(layer, "mlp.gate").T
+        probabilities = _softmax(logits)
+        chosen = np.argsort(-probabilities, axis=-1)[:, : self.config.num_experts_per_tok]
+        weights = np.take_along_axis(probabilities, chosen, axis=-1)
+        if self.config.norm_topk_prob:
+            weights = weights / weights.sum(axis=-1, keepdims=True)
+        for name, value in zip(("moe_input", "router_logits", "chosen", "weights"), (x, logits, chosen, weights)):
+            getattr(self.trace, name).append(value)
+        return np.stack(
+            [
+                sum(w * self.expert(token, layer, e) for e, w in zip(row, row_weights, strict=True))
+                for token, row, row_weights in zip(x, chosen, weights, strict=True)
+            ]
+        )
+
+    def expert(self, token: Array, layer: int, expert: int) -> Array:
+        """E_e(u) of one token."""
+        prefix = f"model.layers.{layer}.mlp.experts"
+        gate, up = np.split(self.weights[f"{prefix}.gate_up_proj"][expert] @ token, 2)
+        down: Array = self.weights[f"{prefix}.down_proj"][expert] @ (_silu(gate) * up)
+        return down
