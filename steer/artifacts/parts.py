@@ -16,7 +16,7 @@ import numpy as np
 from steer.artifacts import CONTRACT_VERSION
 from steer.artifacts.activations import Array
 from steer.artifacts.files import atomic_path, canonical_json
-from steer.artifacts.hdf5 import new_file
+from steer.artifacts.hdf5 import NewFile, new_file
 from steer.artifacts.prompts import Prompt
 
 Compression = Literal["zstd", "gzip", "none"]
@@ -99,7 +99,6 @@ def assemble(
         _write_table(file, prompts, n_tokens, header.positions)
         for part in parts:
             _copy_part(part, file, len(prompts))
-            file.check()
         file.attrs["complete"] = True
 
 
@@ -126,7 +125,7 @@ def _write_table(file: h5py.File, prompts: Sequence[Prompt], n_tokens: Sequence[
     file.create_dataset("token_count", data=np.full(len(prompts), positions, dtype=np.int32))
 
 
-def _copy_part(part: Part, file: h5py.File, n_prompts: int) -> None:
+def _copy_part(part: Part, file: NewFile, n_prompts: int) -> None:
     with h5py.File(part.path, "r") as source:
         for name, stored in source.items():
             if name not in file:
@@ -136,6 +135,7 @@ def _copy_part(part: Part, file: h5py.File, n_prompts: int) -> None:
                 file[name][np.array(part.rows)[order]] = stored[...][order]
             else:
                 _copy_chunks(stored, file[name], part.rows)
+            file.check()
 
 
 def _create_like(file: h5py.File, name: str, stored: h5py.Dataset, n_prompts: int) -> None:
