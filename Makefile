@@ -20,7 +20,7 @@ shown := results config.yaml Snakefile workflow
 
 run: setup ## run the flow on config.yaml and bring the report up to date (the default)
 	@$(snakemake)
-	@if [ ! -f results/report.html ] || [ -n "$$(find $(shown) -type f -newer results/report.html)" ]; \
+	@if [ ! -f results/report.html ] || [ -n "$$(find -H $(shown) -type f -newer results/report.html)" ]; \
 	then $(snakemake) --report results/report.html; fi
 
 report: setup ## build results/report.html from finished results

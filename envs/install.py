@@ -19,6 +19,7 @@ NEWER = ("python3.13", "python3.12", "python3.11")
 SHOWN = ("Collecting", "Downloading", "Installing", "ERROR", "WARNING: Retrying")
 WIDTH = 110
 NEED_GIB = 3.0
+FULL_GIB = 0.05
 STAMP = "complete.json"
 VENV_MEMBERS = {"bin", "include", "lib", "lib64", "share", "pyvenv.cfg", ".gitignore", "etc", STAMP}
 NETWORK_SIGNS = (
@@ -132,7 +133,8 @@ def reason_to_build(venv: Path, lock: Path, same_python: bool) -> str | None:
     if stamp.get("lock") != digest(lock):
         return f"{lock.name} has changed"
     if found != stamp.get("python") or (same_python and found != platform.python_version()):
-        return f"it holds Python {found}, not {platform.python_version()}"
+        wanted = platform.python_version() if same_python else stamp.get("python")
+        return f"it holds Python {found}, not {wanted}"
     return None
 
 
@@ -163,11 +165,12 @@ def run(command: list[str]) -> tuple[int, str]:
 
 def failure(what: str, output: str, place: Path) -> SetupError:
     """The error for a failed step, told from its output."""
-    last = next(
-        (line.strip() for line in reversed(output.splitlines()) if "ERROR" in line), "see the lines above"
-    )
-    if "No space left on device" in output or "Errno 28" in output:
-        free = shutil.disk_usage(place).free / 2**30
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it gave no reason"]
+    # A pip that crashed says `ERROR: Exception:` first, and the cause last.
+    last = next((line for line in reversed(lines) if "ERROR" in line and "Exception:" not in line), lines[-1])
+    free = shutil.disk_usage(place).free / 2**30
+    # `python -m venv` keeps to itself why it failed.
+    if "No space left on device" in output or "Errno 28" in output or free < FULL_GIB:
         return SetupError(
             what,
             f"the disk is full ({free:.1f} GiB free at {place}; pip also unpacks under TMPDIR)",

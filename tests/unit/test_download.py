@@ -1,7 +1,5 @@
 import hashlib
-import io
 import socket
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,10 @@ from steer.download import download
 from steer.errors import SteerError
 from steer.sources import Source, find_source, read_source
 from tests.loopback import Answer, Server, send, serve, trickle
+from tests.wheels import write_wheel
 
 BODY = b"".join(b"harmless line %d\n" % number for number in range(200))
+MEMBER = "lines/data/lines.txt"
 ATTEMPTS = 3
 TIMEOUT = 0.5
 
@@ -183,24 +183,18 @@ def test_a_gated_source_is_never_fetched(server: Server, tmp_path: Path) -> None
     assert server.requests == []
 
 
-def _wheel() -> bytes:
+@pytest.fixture
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package that would fail if it were imported, with the file as data."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("lines/__init__.py", "raise SystemExit('imported')\n")
-        archive.writestr("lines/data/lines.txt", BODY)
-        archive.writestr("lines-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: lines\nVersion: 1.0\n")
-        archive.writestr("lines-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("lines-1.0.dist-info/RECORD", "")
-    return content.getvalue()
+    files = {"lines/__init__.py": "raise SystemExit('imported')\n", MEMBER: BODY.decode()}
+    return write_wheel(tmp_path_factory.mktemp("wheel"), "lines", files)
 
 
 @pytest.fixture
-def index(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def index(server: Server, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A package index of one wheel, and a pip that knows no other."""
-    name = "lines-1.0-py3-none-any.whl"
-    server.url(f"/files/{name}", send(_wheel()))
-    page = send(f'<a href="/files/{name}">{name}</a>'.encode(), **{"Content-Type": "text/html"})
+    server.url(f"/files/{wheel.name}", send(wheel.read_bytes()))
+    page = send(f'<a href="/files/{wheel.name}">{wheel.name}</a>'.encode(), **{"Content-Type": "text/html"})
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
@@ -209,15 +203,15 @@ def index(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return server
 
 
-def _packaged(**changes: Any) -> Source:
-    pins = {"revision": "1.0", "archive_sha256": _sha256(_wheel()), "member": "lines/data/lines.txt"}
+def _packaged(wheel: Path, **changes: Any) -> Source:
+    pins = {"revision": "1.0", "archive_sha256": _sha256(wheel.read_bytes()), "member": MEMBER}
     return _source("lines", **{"origin": "pypi", **pins, **changes})
 
 
 def test_a_file_inside_a_wheel_comes_from_the_configured_index_and_nothing_is_imported(
-    index: Server, tmp_path: Path
+    index: Server, wheel: Path, tmp_path: Path
 ) -> None:
-    out = _download(_packaged(), tmp_path)
+    out = _download(_packaged(wheel), tmp_path)
     assert out.read_bytes() == BODY
     assert _files(tmp_path) == ["downloads/lines"]
     assert "/simple/lines" in index.requests
@@ -234,28 +228,32 @@ def test_a_file_inside_a_wheel_comes_from_the_configured_index_and_nothing_is_im
     ids=["another wheel", "no such version", "no such member", "another file"],
 )
 def test_a_wheel_that_is_not_as_pinned_ends_in_an_error_and_no_file(
-    index: Server, tmp_path: Path, changes: dict[str, str], cause: str
+    index: Server, wheel: Path, tmp_path: Path, changes: dict[str, str], cause: str
 ) -> None:
     del index
     with pytest.raises(SteerError, match=cause):
-        _download(_packaged(**changes), tmp_path)
+        _download(_packaged(wheel, **changes), tmp_path)
     assert _files(tmp_path) == []
 
 
 @pytest.mark.parametrize("fault", [send(b"", 500), send(b"", 404)], ids=["500", "empty index"])
-def test_an_index_that_fails_is_tried_again(index: Server, tmp_path: Path, fault: Answer) -> None:
+def test_an_index_that_fails_is_tried_again(
+    index: Server, wheel: Path, tmp_path: Path, fault: Answer
+) -> None:
     working = index.scripts["/simple/lines"][0]
     index.url("/simple/lines", fault, working)
-    assert _download(_packaged(), tmp_path).read_bytes() == BODY
+    assert _download(_packaged(wheel), tmp_path).read_bytes() == BODY
     index.url("/simple/lines", fault)
     with pytest.raises(SteerError, match=r"the package index can't be read .*\(tried 2 times\)"):
-        _download(_packaged(), tmp_path, attempts=2)
+        _download(_packaged(wheel), tmp_path, attempts=2)
 
 
-def test_an_index_that_says_nothing_is_given_up_after_the_timeout(index: Server, tmp_path: Path) -> None:
+def test_an_index_that_says_nothing_is_given_up_after_the_timeout(
+    index: Server, wheel: Path, tmp_path: Path
+) -> None:
     index.url("/simple/lines", index.hang)
     with pytest.raises(SteerError, match=r"the package index (can't be read|took longer)"):
-        _download(_packaged(), tmp_path, attempts=1)
+        _download(_packaged(wheel), tmp_path, attempts=1)
     assert _files(tmp_path) == []
 
 
