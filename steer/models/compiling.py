@@ -41,19 +41,21 @@ def _edits(operation: Operation, site: Site) -> bool:
     return site == ("residual", operation.layer)
 
 
-def _rows(
-    arms: Sequence[Arm], site: Site, phase: Phase
-) -> dict[edits.Kind, dict[int, tuple[Operation, Arm]]]:
-    """Which rows are edited at a site in a phase, by kind of edit."""
-    found: dict[edits.Kind, dict[int, tuple[Operation, Arm]]] = defaultdict(dict)
+Rows = dict[int, tuple[Operation, Arm]]
+
+
+def _steps(arms: Sequence[Arm], site: Site, phase: Phase) -> dict[tuple[int, edits.Kind], Rows]:
+    """Which rows are edited at a site in a phase, by place in their arm's order and kind of edit."""
+    found: dict[tuple[int, edits.Kind], Rows] = defaultdict(dict)
     for row, arm in enumerate(arms):
-        for operation in arm.operations:
-            if touches(operation, phase) and _edits(operation, site):
-                if row in found[operation.operation]:
-                    cause = f"two `{operation.operation}` operations meet at {site[0]} {site[1]}"
-                    raise SteerError(f"arm `{arm.name}`", cause, "merge them into one tensor")
-                found[operation.operation][row] = (operation, arm)
-    return found
+        here = [op for op in arm.operations if touches(op, phase) and _edits(op, site)]
+        for place, operation in enumerate(here):
+            if operation.operation in {earlier.operation for earlier in here[:place]}:
+                cause = f"two `{operation.operation}` operations meet at {site[0]} {site[1]}"
+                raise SteerError(f"arm `{arm.name}`", cause, "merge them into one tensor")
+            found[place, operation.operation][row] = (operation, arm)
+    # In order of place, so that a row's operations follow each other as its arm lists them.
+    return dict(sorted(found.items()))
 
 
 class Compiler:
@@ -68,7 +70,9 @@ class Compiler:
 
     def edit(self, site: Site, phase: Phase) -> Edit | None:
         """The edit of a site in a phase; None where no row has one."""
-        steps = [getattr(self, f"_{kind}")(rows) for kind, rows in _rows(self._arms, site, phase).items()]
+        steps = [
+            getattr(self, f"_{kind}")(rows) for (_, kind), rows in _steps(self._arms, site, phase).items()
+        ]
         if not steps:
             return None
 
@@ -85,14 +89,14 @@ class Compiler:
             stacked[row, : len(tensor)] = tensor.double()
         return stacked.to(**self._like)
 
-    def _add(self, rows: dict[int, tuple[Operation, Arm]]) -> Edit:
+    def _add(self, rows: Rows) -> Edit:
         scaled = {
             row: (op.coefficient * arm.tensors[op.tensor].double())[None] for row, (op, arm) in rows.items()
         }
         vector = self._stack(scaled, (1, self._loaded.hidden_size))
         return lambda h: edits.add(h, vector)
 
-    def _ablate(self, rows: dict[int, tuple[Operation, Arm]]) -> Edit:
+    def _ablate(self, rows: Rows) -> Edit:
         bases = {row: arm.tensors[op.tensor] for row, (op, arm) in rows.items()}
         rank = max(len(basis) for basis in bases.values())
         basis = self._stack(bases, (rank, self._loaded.hidden_size))
@@ -103,7 +107,7 @@ class Compiler:
             return lambda h: edits.ablate(h, basis[0], factor)
         return lambda h: edits.ablate(h, basis, strength)
 
-    def _affine(self, rows: dict[int, tuple[Operation, Arm]]) -> Edit:
+    def _affine(self, rows: Rows) -> Edit:
         directions, targets = {}, {}
         for row, (op, arm) in rows.items():
             direction, harmless_mean = arm.tensors[op.tensor].double()

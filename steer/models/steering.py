@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steer.errors import SteerError
-from steer.models import interventions as edits
+from steer.models.checks import check_arm
 from steer.models.compiling import PHASES, Compiler, Edit, Phase, Site, sites_of, touches
 from steer.models.hooks import Register, first, hooked, with_first
 from steer.models.interventions import Arm
@@ -25,47 +25,12 @@ class Fired:
         tokens: tokens edited at one site at least.
         sites: places of the model where the row was edited.
         relative_norm: Σ‖edit‖ / Σ‖residual entering the layer‖ over the tokens of the first pass that the
-            arm touches, averaged over its sites; 0 where nothing was edited.
+            arm touches, averaged over the sites that it edits in that pass; 0 where nothing was edited.
     """
 
     tokens: int
     sites: int
     relative_norm: float
-
-
-def check_arm(loaded: LoadedModel, arm: Arm) -> None:
-    """Check that an arm can fire on a model.
-
-    Raises:
-        SteerError: an unknown operation, a layer out of range, a tensor that is missing, of another width,
-            not finite or zero.
-    """
-    for operation in arm.operations:
-        where = f"arm `{arm.name}`, operation `{operation.operation}`"
-        if operation.operation not in edits.KINDS or operation.scope not in edits.SCOPES:
-            known = f"operations {', '.join(edits.KINDS)}; scopes {', '.join(edits.SCOPES)}"
-            raise SteerError(where, f"unknown operation or scope `{operation.scope}`", f"known: {known}")
-        if operation.operation != "ablate" and operation.layer not in range(loaded.layers):
-            raise SteerError(
-                where,
-                f"layer {operation.layer} is not one of the {loaded.layers} layers of {loaded.name}",
-                f"choose a layer from 0 to {loaded.layers - 1}",
-            )
-        _check_tensor(loaded, where, operation.tensor, arm.tensors.get(operation.tensor))
-
-
-def _check_tensor(loaded: LoadedModel, where: str, name: str, tensor: Tensor | None) -> None:
-    if tensor is None:
-        raise SteerError(where, f"has no tensor `{name}`", "build the arm again")
-    if tensor.shape[-1] != loaded.hidden_size:
-        cause = f"tensor `{name}` has width {tensor.shape[-1]}, {loaded.name} has {loaded.hidden_size}"
-        raise SteerError(where, cause, "use directions that were estimated on this model")
-    if not bool(torch.isfinite(tensor).all()) or not bool((tensor != 0).any()):
-        raise SteerError(
-            where,
-            f"tensor `{name}` is zero or not finite, so the arm can't fire",
-            "choose another layer and position (the input of layer 0 is the same for both classes)",
-        )
 
 
 class Steering:
@@ -122,7 +87,7 @@ class Steering:
     def note_residual(self, layer: int, h: Float[Tensor, "batch tokens d"]) -> None:
         """Keep the norm of the residual entering a layer, in the pass that is measured."""
         if any(self._passes[phase] == 1 for phase, _ in self.segments()):
-            self._residual_norm[layer] = h.norm(dim=-1)
+            self._residual_norm[layer] = _norm(h)
 
     def apply(self, site: Site, h: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch tokens d"]:
         """Edit what passes a site."""
@@ -142,23 +107,22 @@ class Steering:
 
     def _measure(self, site: Site, phase: Phase, h: Tensor, edited: Tensor, columns: slice) -> None:
         place, layer = site
-        norm = (
-            h.norm(dim=-1) if place in ("embedding", "residual") else self._residual_norm[layer][:, columns]
-        )
+        norm = _norm(h) if place in ("embedding", "residual") else self._residual_norm[layer][:, columns]
         mask = self._prompt_mask if phase == "prompt" else torch.ones_like(norm)
-        change = ((edited - h).norm(dim=-1) * mask).sum(dim=1)
+        change = (_norm(edited - h) * mask).sum(dim=1)
         total = (norm * mask).sum(dim=1).clamp(min=torch.finfo(norm.dtype).tiny)
-        self._ratios[phase].append((change / total).float().cpu())
+        self._ratios[phase].append((change / total).cpu())
 
     def check_fired(self) -> None:
-        """Check that every edit was reached in every phase that ran.
+        """Check that every edit was reached in every phase that ran, and that one ran.
 
         Raises:
             SteerError: an edit was never reached, so the arm did not do what it says.
         """
         for site, phases in self.edits.items():
             for phase in phases:
-                if self._passes[phase] and (site, phase) not in self._called:
+                ran = self._passes[phase] or not any(self._passes.values())
+                if ran and (site, phase) not in self._called:
                     raise SteerError(
                         f"edit at {site[0]} of layer {site[1]} ({phase} tokens)",
                         "its hook never fired, so the reply is not steered",
@@ -166,20 +130,32 @@ class Steering:
                     )
 
     def fired(self, generated_tokens: Sequence[int]) -> list[Fired]:
-        """What every row's arm did, given how many reply tokens of the row were fed back."""
+        """What every row's arm did, given how many reply tokens of the row were fed back.
+
+        Raises:
+            SteerError: an edit was never reached.
+        """
+        self.check_fired()
         norms = {phase: sum(values) for phase, values in self._ratios.items() if values}
         return [self._fired_row(row, fed, norms) for row, fed in enumerate(generated_tokens)]
 
     def _fired_row(self, row: int, fed: int, norms: dict[Phase, Any]) -> Fired:
         operations = self._arms[row].operations
-        sites = {site for op in operations for site in sites_of(op, self._loaded.layers)}
-        tokens, ratios = 0, []
-        for phase, count in (("prompt", int(self._prompt_mask[row].sum())), ("generated", fed)):
-            touched = any(touches(op, phase) for op in operations)  # type: ignore[arg-type]
-            if touched and self._passes[phase] and count:  # type: ignore[index]
-                tokens += count
-                ratios.append(float(norms[phase][row]) / len(sites))  # type: ignore[index]
+        tokens, sites, ratios = 0, set[Site](), []
+        counts: dict[Phase, int] = {"prompt": int(self._prompt_mask[row].sum()), "generated": fed}
+        for phase, count in counts.items():
+            active = [operation for operation in operations if touches(operation, phase)]
+            touched = {site for op in active for site in sites_of(op, self._loaded.layers)}
+            if touched and self._passes[phase] and count:
+                tokens, sites = tokens + count, sites | touched
+                ratios.append(float(norms[phase][row]) / len(touched))
         return Fired(tokens, len(sites), ratios[0] if ratios else 0.0)
+
+
+def _norm(h: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch tokens"]:
+    # In float32, since sums of norms leave the range of half precision.
+    norm: Tensor = torch.linalg.vector_norm(h, dim=-1, dtype=torch.float32)
+    return norm
 
 
 def _hooks(loaded: LoadedModel, steering: Steering) -> Iterator[Register]:
@@ -217,9 +193,12 @@ def steer(
 
     Raises:
         SteerError: an arm can't fire on this model (before anything runs), or an edit was never reached.
+        ValueError: there are more or fewer arms than rows.
     """
-    for arm in dict.fromkeys(map(id, arms)):
-        check_arm(loaded, next(candidate for candidate in arms if id(candidate) == arm))
+    if len(arms) != len(prompt_mask):
+        raise ValueError(f"{len(arms)} arms for {len(prompt_mask)} rows")
+    for arm in {id(arm): arm for arm in arms}.values():
+        check_arm(loaded, arm)
     steering = Steering(loaded, arms, prompt_mask)
     with hooked(list(_hooks(loaded, steering))):
         yield steering
