@@ -16,6 +16,8 @@ Kind = Literal["add", "ablate", "affine"]
 Scope = Literal["prompt", "generated", "all"]
 KINDS: tuple[Kind, ...] = ("add", "ablate", "affine")
 SCOPES: tuple[Scope, ...] = ("prompt", "generated", "all")
+# Share of a float32 direction that rounding alone can leave outside the span of others.
+DEPENDENT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -49,34 +51,48 @@ class Arm:
 
 def unit(direction: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
     """The direction at length one, in float64 until the end."""
-    wide = direction.double()
-    return (wide / wide.norm(dim=-1, keepdim=True)).to(direction.dtype)
+    wide: Tensor = direction.double()
+    length: Tensor = wide.norm(dim=-1, keepdim=True)
+    return (wide / length).to(direction.dtype)
 
 
-def orthonormal_basis(directions: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
-    """Orthonormal rows that span the same space, the first parallel to the first (QR, float64)."""
-    q, r = torch.linalg.qr(directions.double().T)
-    return (q * torch.sign(torch.diagonal(r))).T.to(directions.dtype).contiguous()
+def orthonormal_basis(directions: Float[Tensor, "k d"]) -> Float[Tensor, "rank d"]:
+    """Orthonormal rows that span the same space, the first parallel to the first (Gram-Schmidt, float64).
+
+    A direction that depends on those before it adds no row: there are as many rows as the rank.
+    """
+    rows: list[Tensor] = []
+    for direction in directions.double():
+        rest = direction
+        # Once leaves what rounding made of the parts that were taken off; twice is enough.
+        for row in rows * 2:
+            rest = rest - (rest @ row) * row
+        if rest.norm() > DEPENDENT * direction.norm():
+            rows.append(rest / rest.norm())
+    return torch.stack(rows).to(directions.dtype) if rows else directions[:0]
 
 
 def add(h: Float[Tensor, "... d"], vector: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-    """H + c·r, with c·r given (Turner et al., arXiv 2308.10248; Arditi et al., section 2.4)."""
+    """Add a vector: h + c·r, with c·r given (Turner et al., arXiv 2308.10248; Arditi et al., section 2.4)."""
     return h + vector
 
 
 def ablate(
     h: Float[Tensor, "... d"], basis: Float[Tensor, "*batch k d"], strength: Any = 1.0
 ) -> Float[Tensor, "... d"]:
-    """H − s·Σ_k (h·b_k) b_k over an orthonormal basis (Arditi et al., equation 4, for a subspace)."""
+    """Remove the span of an orthonormal basis: h − s·Σ_k (h·b_k) b_k (Arditi et al., equation 4)."""
     if basis.shape[-2] == 1 and basis.dim() == 2:
-        return h - (strength * (h @ basis[0])).unsqueeze(-1) * basis[0]
-    return h - (strength * (h @ basis.mT)) @ basis
+        removed = (strength * (h @ basis[0])).unsqueeze(-1) * basis[0]
+    else:
+        removed = (strength * (h @ basis.mT)) @ basis
+    edited: Tensor = h - removed
+    return edited
 
 
 def affine(
     h: Float[Tensor, "... d"], direction: Float[Tensor, "... d"], target: Float[Tensor, "..."]
 ) -> Float[Tensor, "... d"]:
-    """H − proj_r(h) + t·r̂: the component along r̂ is set to t (ACE, arXiv 2411.09003, equation 5).
+    """Set the component along r̂ to t: h − proj_r(h) + t·r̂ (ACE, arXiv 2411.09003, equation 5).
 
     Args:
         h: residual stream.
