@@ -60,14 +60,22 @@ def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
     )
 
 
-def split_reasoning(text: str) -> tuple[str, str | None]:
-    """(reply, reasoning) of a decoded text; an unclosed reasoning has no reply."""
+def split_reasoning(text: str, *, opened: bool = False) -> tuple[str, str | None]:
+    """(reply, reasoning) of a decoded text; an unclosed reasoning has no reply.
+
+    Args:
+        text: what the model wrote.
+        opened: whether the prompt ended by opening the reasoning, as some chat templates do.
+    """
     head, closed, tail = text.rpartition(REASONING_END)
-    if closed:
-        return tail.lstrip("\n"), head.removeprefix(REASONING_START).strip()
-    if text.lstrip().startswith(REASONING_START):
-        return "", text.lstrip().removeprefix(REASONING_START).strip()
-    return text, None
+    if not closed and not opened and not text.lstrip().startswith(REASONING_START):
+        return text, None
+    reasoning = (head if closed else tail).strip().removeprefix(REASONING_START).strip()
+    return (tail.lstrip("\n") if closed else ""), reasoning
+
+
+def _opens_reasoning(loaded: LoadedModel, prompt: Sequence[int]) -> bool:
+    return str(loaded.tokenizer.decode(list(prompt))).rstrip().endswith(REASONING_START)
 
 
 @torch.inference_mode()
@@ -104,18 +112,17 @@ def generate(
     assert first_logits.logits is not None
     logits = first_logits.logits
     return [
-        _reply(loaded, output[row, width:], lengths[row], logits[row], fired[row])
-        for row in range(len(prompts))
+        _reply(loaded, prompt, output[row, width:], lengths[row], logits[row], fired[row])
+        for row, prompt in enumerate(prompts)
     ]
 
 
 def _greedy(loaded: LoadedModel, max_new_tokens: int, *, use_cache: bool) -> Any:
-    # Made anew: the checkpoint's own settings may hold temperatures and penalties.
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
         use_cache=use_cache,
-        eos_token_id=list(stop_tokens(loaded)),
+        eos_token_id=list(stop_tokens(loaded)) or None,
         pad_token_id=loaded.tokenizer.pad_token_id,
     )
 
@@ -132,11 +139,12 @@ def _lengths(
 
 def _reply(
     loaded: LoadedModel,
+    prompt: Sequence[int],
     tokens: Int[Tensor, " tokens"],
     length: tuple[int, Literal["stop", "length"]],
     logits: Float[Tensor, " vocabulary"],
     fired: Fired,
 ) -> Reply:
     decoded = loaded.tokenizer.decode(tokens[: length[0]], skip_special_tokens=True)
-    text, reasoning = split_reasoning(decoded)
+    text, reasoning = split_reasoning(decoded, opened=_opens_reasoning(loaded, prompt))
     return Reply(text, reasoning, *length, first_token_logits=logits, fired=fired)
