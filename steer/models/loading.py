@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from steer.errors import SteerError
 from steer.models.architectures import Sites, expert_count, layout_of, resolve
@@ -73,12 +74,20 @@ class LoadedModel:
         return self.sites.rule.top_k if self.sites.rule else 0
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of one prompt in the model's own chat template, ready for a reply."""
+        """Token ids of one prompt in the model's own chat template, ready for a reply.
+
+        Raises:
+            SteerError: the template rejects the turns, as some do with a system prompt.
+        """
         turns = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         turns.append({"role": "user", "content": text})
-        encoded = self.tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=True
-        )
+        try:
+            encoded = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+        except TemplateError as error:
+            cause = f"its chat template rejects the turns {[turn['role'] for turn in turns]} ({error})"
+            raise SteerError(self.name, cause, "leave out `system_prompt`, or mend the template") from error
         return list(encoded["input_ids"])
 
     def batch(self, rows: Sequence[Sequence[int]]) -> Batch:
@@ -98,13 +107,22 @@ class LoadedModel:
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
 
+FETCH = "fetch or train the checkpoint again"
+
+
+def _member(path: Path, key: str) -> Any:
+    try:
+        return json.loads(path.read_text())[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SteerError(str(path), f"is cut short or holds no `{key}`", FETCH) from error
+
+
 def _shards(folder: Path) -> list[Path]:
     """Weight files that the checkpoint says it has."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        return [folder / name for name in names]
-    return [folder / "model.safetensors"]
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    return [folder / name for name in sorted(set(_member(index, "weight_map").values()))]
 
 
 def check_weights(folder: Path) -> None:
@@ -113,14 +131,13 @@ def check_weights(folder: Path) -> None:
     Raises:
         SteerError: a shard is missing or cut short, or a tensor holds NaN or infinity (it is named).
     """
-    fetch = "fetch or train the checkpoint again"
     for shard in _shards(folder):
         if not shard.is_file():
-            raise SteerError(str(folder), f"weights `{shard.name}` are missing", fetch)
+            raise SteerError(str(folder), f"weights `{shard.name}` are missing", FETCH)
         try:
             _check_finite(shard)
         except SafetensorError as error:
-            raise SteerError(str(shard), f"can't be read ({error})", fetch) from error
+            raise SteerError(str(shard), f"can't be read ({error})", FETCH) from error
 
 
 def _check_finite(shard: Path) -> None:
@@ -128,39 +145,54 @@ def _check_finite(shard: Path) -> None:
         for name in tensors.keys():  # noqa: SIM118 - not a mapping
             tensor = tensors.get_tensor(name)
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise SteerError(
-                    str(shard),
-                    f"tensor `{name}` holds NaN or infinity",
-                    "fetch or train the checkpoint again",
-                )
+                raise SteerError(str(shard), f"tensor `{name}` holds NaN or infinity", FETCH)
 
 
 def load_weights(folder: Path, dtype: str, device: str) -> Any:
     """Load a causal language model of any family, in evaluation mode.
 
+    Of the checkpoint's generation settings only the ids that end a reply are kept.
+
     Raises:
-        SteerError: weights that the family needs are not in the folder, or others are.
+        SteerError: weights that the family needs are not in the folder or of another shape, or others are.
     """
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), output_loading_info=True, local_files_only=True
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,  # they are reported below, with their names
     )
+    model, info = loaded
     # transformers fills what is missing with random numbers and only warns.
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(kind):
-            names = ", ".join(sorted(str(name) for name in info[kind])[:5])
+            names = ", ".join(sorted(map(_described, info[kind]))[:5])
             raise SteerError(
                 str(folder), f"{kind.replace('_', ' ')} in the weights: {names}", "check the checkpoint"
             )
+    # `generate` fills whatever is not set, a penalty for one, from the model's own settings.
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _described(key: Any) -> str:
+    if isinstance(key, tuple):
+        name, found, expected = key
+        return f"{name} is {list(found)}, not {list(expected)}"
+    return str(key)
 
 
 def load_tokenizer(folder: Path) -> Any:
     """Load a tokenizer that pads on the left.
 
     Raises:
-        SteerError: it has no chat template.
+        SteerError: it is missing or can't be read, or has no chat template.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise SteerError(str(folder), f"its tokenizer can't be read ({error})", FETCH) from error
     if not tokenizer.chat_template:
         raise SteerError(
             str(folder),
@@ -185,7 +217,8 @@ def load_checkpoint(
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise SteerError(str(folder), "is not a checkpoint (no config.json)", "check `path` of the model")
-    layout_of(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
+    # Read as JSON, since transformers fails in its own words on a family that it does not know.
+    layout_of(str(_member(folder / "config.json", "model_type")))
     check_weights(folder)
     tokenizer = load_tokenizer(folder)
     model = load_weights(folder, dtype, device)
