@@ -1,5 +1,7 @@
 """Prove at load that the parts a layout names are the parts that act (design, section 4)."""
 
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from steer.models.capture import capture
 from steer.models.hooks import first, hooked, with_first
 from steer.models.loading import Batch, LoadedModel
 
+Shape = tuple[int, ...]
 ROWS, TOKENS = 2, 8
 # Relative error allowed to sums that a model computes in another order than we do.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -20,15 +23,19 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 def prove(loaded: LoadedModel) -> None:
     """Run the model on a few arbitrary tokens and check every claim its layout makes.
 
-    That what attention and MLP add is what the residual stream gains; that the routing rule gives the
-    router's own weights and choice from its logits, exactly; that a MoE block's output is the weighted
-    sum of its experts' outputs; and that pushing a router, and each write, changes the logits.
+    That the parts are called once each, in their turn; that the embedding is what enters the first layer
+    and that what attention and MLP add is what the residual stream gains; that the routing rule gives
+    the router's own weights and choice from its logits, exactly; that a MoE block's output is the
+    weighted sum of its experts' outputs; and that pushing a router, and each write, changes the logits.
 
     Raises:
         SteerError: a claim does not hold; it names the family, the layer and the claim.
     """
     batch = probe(loaded)
+    _prove_called_in_turn(loaded, batch)
     logits = loaded.next_token_logits(batch)
+    if not bool(torch.isfinite(logits).all()):
+        raise _fail(loaded, "logits", f"they hold NaN or infinity in {loaded.model.dtype}")
     _prove_writes_add_up(loaded, batch)
     for index, sites in enumerate(loaded.sites.layers):
         _prove_causal(loaded, batch, logits, sites.attention_write, f"layer {index}, attention")
@@ -57,10 +64,51 @@ def _close(loaded: LoadedModel, found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= TOLERANCE[loaded.model.dtype] * scale)
 
 
+def _prove_called_in_turn(loaded: LoadedModel, batch: Batch) -> None:
+    claimed = list(_claimed(loaded))
+    called: list[tuple[str, list[Shape]]] = []
+    with hooked([(module, "after", _noting(called, where)) for where, module, _ in claimed]):
+        loaded.next_token_logits(batch)
+    order, came = [where for where, _, _ in claimed], [where for where, _ in called]
+    for where, found in zip_longest(order, came, fillvalue="nothing"):
+        if where != found:
+            raise _fail(loaded, where, f"it is not called once and in its turn: {found} is")
+    for (where, _, shapes), (_, returned) in zip(claimed, called, strict=True):
+        if returned[: len(shapes)] != shapes:
+            raise _fail(loaded, where, f"it returns tensors of shapes {returned}, not {shapes}")
+
+
+def _claimed(loaded: LoadedModel) -> Iterator[tuple[str, nn.Module, list[Shape]]]:
+    """Every part in the order of the flow, with the shapes of the tensors that it returns first."""
+    stream: list[Shape] = [(ROWS, TOKENS, loaded.hidden_size)]
+    routing: list[Shape] = [(ROWS * TOKENS, width) for width in (loaded.experts, loaded.top_k, loaded.top_k)]
+    yield "embedding", loaded.sites.embedding, stream
+    for index, sites in enumerate(loaded.sites.layers):
+        yield f"layer {index}, attention", sites.attention_write, stream
+        if sites.router is not None:
+            yield f"layer {index}, router", sites.router, routing
+        yield f"layer {index}, MLP", sites.mlp_write, stream
+
+
+def _noting(called: list[tuple[str, list[Shape]]], where: str) -> Callable[..., None]:
+    def note(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        parts = output if isinstance(output, tuple) else (output,)
+        called.append((where, [tuple(part.shape) for part in parts if isinstance(part, Tensor)]))
+
+    return note
+
+
 def _prove_writes_add_up(loaded: LoadedModel, batch: Batch) -> None:
-    with capture(loaded, positions=TOKENS) as recorder:
+    embedded: list[Tensor] = []
+
+    def embed(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        embedded.append(first(output))
+
+    with capture(loaded, positions=TOKENS) as recorder, hooked([(loaded.sites.embedding, "after", embed)]):
         loaded.next_token_logits(batch)
         seen = recorder.take()
+    if not torch.equal(embedded[0].cpu(), seen.residual[:, 0]):
+        raise _fail(loaded, "embedding", "its output is not what enters the first layer")
     gained = seen.residual[:, 1:].float() - seen.residual[:, :-1].float()
     written = seen.attention_out.float() + seen.mlp_out.float()
     for layer in range(loaded.layers):
