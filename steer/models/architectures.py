@@ -31,7 +31,6 @@ class Layout:
     """Attribute paths and routing rule of one family.
 
     Attributes:
-        attention: attention module of a decoder layer.
         mlp: MLP or MoE block of a decoder layer.
         attention_write: module whose output is what attention adds to the residual stream
             (a norm behind the attention, in families that normalise what they write).
@@ -41,7 +40,6 @@ class Layout:
         rule: makes the routing rule from the model's configuration.
     """
 
-    attention: str = "self_attn"
     mlp: str = "mlp"
     attention_write: str = "self_attn"
     mlp_write: str = "mlp"
@@ -142,10 +140,9 @@ def resolve(model: Any) -> Sites:
     family = model.config.model_type
     layout = layout_of(family)
     base = model.base_model
-    stack = _part(base, layout.layers, family)
+    stack: Any = _part(base, layout.layers, family)
     layers = tuple(
-        _layer_sites(layer, layout, f"{family}, layer {index}")
-        for index, layer in enumerate(stack)  # type: ignore[arg-type]
+        _layer_sites(layer, layout, f"{family}, layer {index}") for index, layer in enumerate(stack)
     )
     rule = layout.rule(model.config) if layout.rule else None
     sites = Sites(base=base, embedding=_part(base, layout.embedding, family), layers=layers, rule=rule)

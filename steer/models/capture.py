@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,6 +56,10 @@ class Recorder:
         """Copy the last positions of a tensor, so that the batch itself can be freed."""
         self._seen[what, index] = tensor[:, -self._positions :].detach().to("cpu", copy=True)
 
+    def keep_first(self, what: str, index: int, output: Any) -> None:
+        """Copy the last positions of what a module returns, alone or as the first of a tuple."""
+        self.keep(what, index, first(output))
+
     def _stack(self, what: str, indices: range | tuple[int, ...]) -> Tensor:
         return torch.stack([self._seen[what, index] for index in indices], dim=1)
 
@@ -93,17 +98,13 @@ def _after(keep: Callable[[Any], None]) -> Callable[..., None]:
 
 def _hooks(loaded: LoadedModel, recorder: Recorder) -> Iterator[Register]:
     for index, sites in enumerate(loaded.sites.layers):
-        yield sites.layer, "before", lambda x, i=index: recorder.keep("residual", i, x)
-        yield (
-            sites.attention_write,
-            "after",
-            _after(lambda o, i=index: recorder.keep("attention", i, first(o))),
-        )
-        yield sites.mlp_write, "after", _after(lambda o, i=index: recorder.keep("mlp", i, first(o)))
+        yield sites.layer, "before", partial(recorder.keep, "residual", index)
+        yield sites.attention_write, "after", _after(partial(recorder.keep_first, "attention", index))
+        yield sites.mlp_write, "after", _after(partial(recorder.keep_first, "mlp", index))
         if sites.router is not None:
             yield from _router_hooks(sites.mlp, sites.router, index, recorder)
     last = loaded.layers
-    yield loaded.sites.layers[-1].layer, "after", _after(lambda o: recorder.keep("residual", last, first(o)))
+    yield loaded.sites.layers[-1].layer, "after", _after(partial(recorder.keep_first, "residual", last))
 
 
 def _router_hooks(block: nn.Module, router: nn.Module, index: int, recorder: Recorder) -> Iterator[Register]:

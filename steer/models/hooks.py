@@ -40,7 +40,8 @@ def _replacing_first(function: Callable[[Tensor], Tensor | None]) -> Callable[..
 
 def first(output: Any) -> Tensor:
     """The tensor that a module returns, alone or as the first of a tuple."""
-    return output[0] if isinstance(output, tuple) else output
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
 
 
 def with_first(output: Any, tensor: Tensor) -> Any:
