@@ -106,5 +106,11 @@ def test_when_nothing_is_left_the_table_is_kept_and_the_error_says_so(tiny: Tiny
 
 def test_no_hook_is_left_behind(tiny: Tiny, tmp_path: Path) -> None:
     study = make_study(tmp_path, tiny("olmoe"))
+
+    def count() -> int:
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in study.loaded.model.modules())
+
+    # transformers leaves its own on a model that was ever asked for its hidden states.
+    before = count()
     _select(study)
-    assert not any(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in study.loaded.model.modules())
+    assert count() == before
