@@ -12,6 +12,10 @@ from tests.tiny import FAMILIES, save_checkpoint
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fix", action="store_true", help="rewrite generated documentation that drifted")
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a tiny checkpoint of a family, made once a session."""

@@ -117,27 +117,45 @@ def _column(top: Axes, bottom: Axes, rows: DataFrame, ceiling: float) -> None:
     _divergence(bottom, rows, ceiling)
     _mark_choice(top, rows, label=True)
     _mark_choice(bottom, rows, label=False)
+    top.tick_params(labelbottom=False)
     bottom.set_xlabel("coefficient |c|")
     norm = float(rows["direction_norm"].iloc[0])
     style.scaled_axis(bottom, -0.62, 0.0, norm, "|c|·‖v‖, in units of the residual stream")
+
+
+def _heading(axes: Axes, text: str) -> None:
+    """What a row of panels shows, over all of them; the titles below leave lines free for it."""
+    heading = axes.annotate(
+        text,
+        (0, 1),
+        xytext=(-34, 34),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        weight="bold",
+        size=10,
+    )
+    heading.set_in_layout(False)
 
 
 def plot(rows: DataFrame, settings: Settings) -> Figure:
     """Two rows of panels per arm, a column per scope."""
     arms = ordered(settings["arms"], rows["arm"])
     scopes = [scope for scope in ("all", "prompt", "generated") if scope in set(rows["scope"])]
-    figure = style.canvas(1.2 + 3.1 * len(scopes), 0.9 + 4.1 * len(arms))
-    parts = figure.subfigures(len(arms), 1, squeeze=False, hspace=0.04)[:, 0]
-    for part, arm in zip(parts, arms, strict=True):
+    figure = style.canvas(1.2 + 3.1 * len(scopes), 0.9 + 4.2 * len(arms))
+    ratios = [2.4, 1.0] * len(arms)
+    grid = figure.add_gridspec(len(ratios), len(scopes), height_ratios=ratios)
+    for place, arm in enumerate(arms):
         of_arm = rows[rows["arm"] == arm]
-        part.suptitle(_describe(of_arm, settings), x=0.01, ha="left", size=10)
-        grid = part.subplots(2, len(scopes), sharex=True, sharey="row", squeeze=False, height_ratios=(2.4, 1))
-        for place, scope in enumerate(scopes):
-            of_scope = of_arm[of_arm["scope"] == scope]
-            grid[0, place].set_title(f"tokens edited: {scope}", weight="normal", pad=14)
-            _column(grid[0, place], grid[1, place], of_scope, float(np.nanmax(of_arm["kl"])) or 1.0)
-        grid[0, 0].set_ylabel("share of replies (%)")
-        grid[1, 0].set_ylabel("KL of first\ntoken, nats")
+        ceiling = float(np.nanmax(of_arm["kl"])) or 1.0
+        for column, scope in enumerate(scopes):
+            top = figure.add_subplot(grid[2 * place, column])
+            bottom = figure.add_subplot(grid[2 * place + 1, column], sharex=top)
+            top.set_title(f"\n\ntokens edited: {scope}", weight="normal", pad=14)
+            _column(top, bottom, of_arm[of_arm["scope"] == scope], ceiling)
+            if column == 0:
+                _heading(top, _describe(of_arm, settings))
+                top.set_ylabel("share of replies (%)")
+                bottom.set_ylabel("KL of first\ntoken, nats")
     judge = settings["selection.strength.judge"]
     style.headline(
         figure, f"{settings['model']}: dose and response of addition on “val”, judged by “{judge}”"

@@ -104,7 +104,7 @@ FIGURES = {
         "Sample replies",
         "4 Judges and replies",
         ("prompts", "replies", "verdicts"),
-        ("arms", "generation.sets", "report", "scores.judge"),
+        ("arms", "report", "scores.judge"),
         (".html",),
     ),
 }

@@ -16,7 +16,13 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run")
 TIMEOUT = 60.0
 # Chromium listens on descriptor 3 and answers on 4.
-START = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+START = """
+import os, sys
+reads, writes, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+os.dup2(reads, 3)
+os.dup2(writes, 4)
+os.execvp(program[0], program)
+"""
 
 
 def find() -> str | None:
@@ -54,7 +60,8 @@ class Page:
 
     def click(self, text: str, selector: str = "a") -> None:
         """Click the first element whose text is `text`."""
-        found = f"[...document.querySelectorAll('{selector}')].find(e => e.textContent.trim() === {json.dumps(text)})"
+        elements = f"[...document.querySelectorAll('{selector}')]"
+        found = f"{elements}.find(e => e.textContent.trim() === {json.dumps(text)})"
         self.wait(f"!!{found}")
         self.evaluate(f"{found}.click()")
 

@@ -1,0 +1,187 @@
+"""The typed configuration: what is wrong is named, with the nearest name that is right."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steer.config import load, merge, parse, pick
+from steer.errors import SteerError
+from tests.figure_inputs import MODEL, config
+
+NONE = {"operation": "none"}
+# What is laid over a valid configuration, and what the error must say.
+BAD = {
+    "unknown key at the top": ({"sed": 1}, "unknown key `sed`; did you mean `seed`?"),
+    "unknown key in a section": (
+        {"scores": {"juge": "truth"}},
+        "unknown key `scores.juge`; did you mean `judge`?",
+    ),
+    "unknown key two sections down": (
+        {"selection": {"arditi": {"kl_treshold": 1}}},
+        "unknown key `selection.arditi.kl_treshold`; did you mean `kl_threshold`?",
+    ),
+    "unknown key of a named thing": (
+        {"arms": {"ablate": {"polarty": "suppress"}}},
+        "unknown key `arms.ablate.polarty`; did you mean `polarity`?",
+    ),
+    "unknown key of an organism": (
+        {"models": {"small": {"organism": {"hiden_size": 8}}}},
+        "unknown key `models.small.organism.hiden_size`; did you mean `hidden_size`?",
+    ),
+    "unknown key of one kind of judge": (
+        {"judges": {"phrases": {"mtach": "anywhere"}}},
+        "unknown key `judges.phrases.mtach`; did you mean `match`?",
+    ),
+    "key of another kind of judge": (
+        {"judges": {"truth": {"match": "anywhere"}}},
+        "unknown key `judges.truth.match`; known: `kind`",
+    ),
+    "key like no other": ({"zzz": 1}, "unknown key `zzz`; known: `activations`"),
+    "missing key": ({"sets": {"new": {"label": "harmful"}}}, "missing key `sets.new.source`"),
+    "missing key of an arm": ({"arms": {"new": {}}}, "missing key `arms.new.operation`"),
+    "missing kind": ({"judges": {"new": {}}}, "missing key `judges.new.kind`"),
+    "unknown kind": ({"judges": {"new": {"kind": "gramar"}}}, "'phrases', 'grammar', 'likelihood'"),
+    "unknown operation": (
+        {"arms": {"new": {"operation": "ad"}}},
+        "`arms.new.operation`: Input should be 'none', 'ablate', 'add' or 'affine'",
+    ),
+    "unknown set to answer": (
+        {"generation": {"sets": ["harmfull"]}},
+        "unknown set `harmfull`; did you mean `harmful`?",
+    ),
+    "unknown set of the contrast": (
+        {"contrast": {"harmless": "nice"}},
+        "unknown set `nice`; known: `harmful`",
+    ),
+    "unknown judge": ({"scores": {"judge": "thruth"}}, "unknown judge `thruth`; did you mean `truth`?"),
+    "unknown judge of trials": (
+        {"selection": {"strength": {"judge": "phrase"}}},
+        "unknown judge `phrase`; did you mean `phrases`?",
+    ),
+    "unknown arm": (
+        {"arms": {"new": {"operation": "add", "like": "ablat"}}},
+        "unknown arm `ablat`; did you mean `ablate`?",
+    ),
+    "bad name": ({"arms": {"Bad Name": NONE}}, "Bad Name"),
+    "number out of range": (
+        {"scores": {"confidence": 95}},
+        "`scores.confidence`: Input should be less than 1",
+    ),
+    "negative seed": ({"seed": -1}, "`seed`: Input should be greater than or equal to 0"),
+    "not a number": ({"seed": "zero"}, "`seed`: Input should be a valid integer"),
+    "not a section": ({"models": 3}, "`models`: Input should be a valid dictionary"),
+    "two origins of a model": (
+        {"models": {"both": {"path": "folder", "organism": {}}}},
+        "`models.both`: give exactly one of `organism` and `path`",
+    ),
+    "no origin of a model": (
+        {"models": {"neither": {}}},
+        "`models.neither`: give exactly one of `organism` and `path`",
+    ),
+    "position from the start": (
+        {"arms": {"new": {"operation": "add", "position": 2}}},
+        "`arms.new.position`: Input should be less than or equal to -1",
+    ),
+}
+JSON = st.recursive(
+    st.integers() | st.text(max_size=3),
+    lambda inner: st.dictionaries(st.text("abc", max_size=1), inner),
+    max_leaves=8,
+)
+SECTION = st.dictionaries(st.text("abc", max_size=1), JSON)
+
+
+def valid() -> dict[str, Any]:
+    values: dict[str, Any] = config().model_dump(mode="json", exclude_unset=True)
+    return values
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_named(case: str) -> None:
+    change, said = BAD[case]
+    with pytest.raises(SteerError) as caught:
+        parse(merge(valid(), change), "study.yaml")
+    assert said in caught.value.cause
+    assert caught.value.what == "study.yaml"
+
+
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    with pytest.raises(SteerError, match=r"`scores\.juge`.*`sed`"):
+        parse(merge(valid(), {"sed": 1, "scores": {"juge": "truth"}}))
+
+
+def test_no_baseline_is_an_error() -> None:
+    with pytest.raises(SteerError, match="unknown arm `baseline`"):
+        parse({**valid(), "arms": {"new": {"operation": "ablate"}}})
+
+
+def test_no_model_is_an_error() -> None:
+    with pytest.raises(SteerError, match="`models`: Dictionary should have at least 1 item"):
+        parse({**valid(), "models": {}})
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (None, "no such file"),
+        ("a: [1", "is not YAML"),
+        ("- 1\n", "is not a mapping"),
+        ("", "is not a mapping"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(content: str | None, cause: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SteerError, match=cause) as caught:
+        load(path)
+    assert caught.value.what == str(path)
+
+
+def test_later_files_are_laid_over_earlier_ones(tmp_path: Path) -> None:
+    base, over = tmp_path / "base.yaml", tmp_path / "over.yaml"
+    base.write_text(yaml.safe_dump(valid()))
+    over.write_text(yaml.safe_dump({"scores": {"judge": "phrases"}, "arms": {"ablate": {"rank": 3}}}))
+    merged = load(base, over)
+    assert (merged.scores.judge, merged.arms["ablate"].rank) == ("phrases", 3)
+    assert merged.arms["ablate"].operation == "ablate"
+    assert set(merged.arms) == set(load(base).arms)
+
+
+@given(SECTION)
+def test_an_empty_mapping_merges_as_nothing_from_either_side(values: dict[str, Any]) -> None:
+    assert merge(values, {}) == values
+    assert merge({}, values) == values
+    assert merge(values, values) == values
+
+
+def leaves(section: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if not isinstance(section, dict) or not section:
+        return {path: section}
+    return {at: value for key, inner in section.items() for at, value in leaves(inner, (*path, key)).items()}
+
+
+@given(SECTION, SECTION)
+def test_what_is_laid_over_wins_and_all_else_stays(base: dict[str, Any], over: dict[str, Any]) -> None:
+    before = repr((base, over))
+    merged, below, above = leaves(merge(base, over)), leaves(base), leaves(over)
+    assert repr((base, over)) == before
+    for path, value in above.items():
+        assert value == {} or merged[path] == value
+    for path, value in below.items():
+        touched = any(path[: len(other)] == other or other[: len(path)] == path for other in above)
+        assert touched or merged[path] == value
+
+
+def test_settings_are_picked_by_dotted_key_with_names_filled_in() -> None:
+    picked = pick(config(), ("seed", "models.{model}.dtype"), {"model": MODEL})
+    assert picked == {"seed": 0, "models.{model}.dtype": "float32"}
+
+
+def test_a_configuration_can_not_be_changed_once_read() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        config().seed = 3
