@@ -11,7 +11,7 @@ from steer.artifacts.facts import ModelFacts
 from steer.artifacts.files import Row, write_json, write_jsonl
 from steer.artifacts.journal import Journal
 from steer.artifacts.prompts import Prompt, read_prompts
-from steer.artifacts.provenance import code_digest, digest, provenance
+from steer.artifacts.provenance import code_digest, digest, file_digest, provenance
 from steer.config import ModelSettings
 from steer.errors import SteerError
 from steer.models.batching import by_length
@@ -65,7 +65,11 @@ def generate_replies(
         _check_fired(plan, journal)
         write_jsonl(out, (journal.get(key) for key in keys))
     log.info("%d replies made, %d kept from before", made, len(keys) - made)
-    inputs = {"model": facts.digest, **{arm.name: arm_digest(arm) for arm in arms}}
+    inputs = {
+        "model": facts.digest,
+        "prompts": file_digest(prompts_path),
+        "arms": {arm.name: arm_digest(arm) for arm in arms},
+    }
     stage_settings = {"model": settings.model_dump(mode="json"), "max_new_tokens": max_new_tokens}
     write_json(out.with_suffix(".meta.json"), provenance("steer.generation", stage_settings, inputs))
     return made

@@ -84,7 +84,7 @@ def code_digest(module: str) -> str:
     return digest(trees)
 
 
-def provenance(stage: str, settings: Any, inputs: dict[str, str], seed: int | None = None) -> dict[str, Any]:
+def provenance(stage: str, settings: Any, inputs: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
     """What a stage writes into its file: no times, so that equal work gives equal bytes.
 
     Args:

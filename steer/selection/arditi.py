@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steer.artifacts.facts import ModelFacts
 from steer.artifacts.files import Row
-from steer.artifacts.provenance import file_digest, provenance
+from steer.artifacts.provenance import provenance
 from steer.config import ArditiSettings, ModelSettings
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
@@ -21,6 +21,7 @@ from steer.selection.candidates import (
     Question,
     ablation,
     addition,
+    digests,
     next_token_values,
     read_directions,
     val_prompts,
@@ -59,7 +60,7 @@ def select(
         for place in directions.candidates()
     ]
     kept = rank(rows, "bypass_score", largest=False)
-    inputs = {"model": facts.digest, "directions": file_digest(directions_path)}
+    inputs = digests(facts, directions=directions_path, harmful=harmful_path, harmless=harmless_path)
     why = f"lowest bypass score of {len(kept)} candidates within KL {settings.kl_threshold} nats"
     origin = provenance("steer.selection.arditi", settings.model_dump(mode="json"), inputs)
     publish(out, rows, kept, why, _nearest(rows), origin)

@@ -8,10 +8,10 @@ from typing import Any
 from steer.artifacts.arms import arm_digest, write_arm
 from steer.artifacts.facts import read_facts
 from steer.artifacts.files import read_json
-from steer.artifacts.provenance import file_digest, provenance
+from steer.artifacts.provenance import provenance
 from steer.config import ArmSettings
 from steer.models.interventions import Arm
-from steer.selection.candidates import Directions, read_directions
+from steer.selection.candidates import Directions, digests, read_directions
 from steer.selection.making import Dose, make_arm
 from steer.selection.strength import best_places, is_tuned
 
@@ -52,11 +52,7 @@ def write_arms(
     facts = read_facts(facts_path)
     directions = read_directions(directions_path, facts, positions)
     choices = read_json(selection / "strength.json")["choices"]
-    inputs = {
-        "model": facts.digest,
-        "directions": file_digest(directions_path),
-        "strength": file_digest(selection / "strength.json"),
-    }
+    inputs = digests(facts, directions=directions_path, strength=selection / "strength.json")
     for name, settings in arms.items():
         arm = _arm(name, arms, directions, choices, selection)
         origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs)

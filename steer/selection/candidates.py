@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steer.artifacts.facts import ModelFacts
 from steer.artifacts.prompts import read_prompts
+from steer.artifacts.provenance import file_digest
 from steer.artifacts.tensors import read_tensors
 from steer.errors import SteerError
 from steer.models.batching import by_length
@@ -53,6 +54,11 @@ class Directions:
     def is_zero(self, layer: int, position: int) -> bool:
         """Whether both classes are alike there, as the embeddings of the template's tokens are."""
         return not bool((self.at(layer, position) != 0).any())
+
+
+def digests(facts: ModelFacts, **inputs: Path) -> dict[str, str]:
+    """What a choice was made from: digests of the model and of each input file."""
+    return {"model": facts.digest, **{name: file_digest(path) for name, path in inputs.items()}}
 
 
 def read_directions(path: Path, facts: ModelFacts, positions: int) -> Directions:

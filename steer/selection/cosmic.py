@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.artifacts.files import Row
-from steer.artifacts.provenance import file_digest, provenance
+from steer.artifacts.provenance import provenance
 from steer.config import CosmicSettings, ModelSettings
 from steer.models.batching import by_length
 from steer.models.capture import capture
@@ -17,7 +17,15 @@ from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
 from steer.models.steering import steer
 from steer.models.study import open_study
-from steer.selection.candidates import Directions, Question, ablation, addition, read_directions, val_prompts
+from steer.selection.candidates import (
+    Directions,
+    Question,
+    ablation,
+    addition,
+    digests,
+    read_directions,
+    val_prompts,
+)
 from steer.selection.ranking import publish, rank, within
 
 Means = Float[Tensor, "layers positions_d"]
@@ -57,7 +65,7 @@ def select(
         for place in directions.candidates()
     ]
     kept = rank(rows, "score", largest=True)
-    inputs = {"model": facts.digest, "directions": file_digest(directions_path)}
+    inputs = digests(facts, directions=directions_path, harmful=harmful_path, harmless=harmless_path)
     why = f"largest cosine score over layers {', '.join(map(str, chosen_layers))}"
     origin = provenance("steer.selection.cosmic", settings.model_dump(mode="json"), inputs)
     publish(out, rows, kept, why, ["none has a direction in an unpruned layer"], origin)

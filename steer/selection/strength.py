@@ -11,7 +11,7 @@ from steer.artifacts.arms import arm_digest
 from steer.artifacts.facts import ModelFacts
 from steer.artifacts.files import Row, read_json, write_csv, write_json
 from steer.artifacts.journal import Journal
-from steer.artifacts.provenance import code_digest, digest, file_digest, provenance
+from steer.artifacts.provenance import code_digest, digest, provenance
 from steer.config import ArmSettings, ModelSettings, StrengthSettings
 from steer.judges.verdicts import Exchange, Judge
 from steer.models.batching import by_length
@@ -20,7 +20,7 @@ from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
 from steer.models.scoring import kl_divergence
 from steer.models.study import open_study
-from steer.selection.candidates import Directions, Question, read_directions, val_prompts
+from steer.selection.candidates import Directions, Question, digests, read_directions, val_prompts
 from steer.selection.making import Dose, make_arm, signed
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,8 @@ def select(
     with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
         rows = _Tester(loaded, facts, questions, judge, settings, model, journal).table(trials)
     choices = {name: _choose(rows, name) for name in dict.fromkeys(row["arm"] for row in rows)}
-    inputs = {"model": facts.digest, "directions": file_digest(directions_path), "judge": judge.version}
+    inputs = digests(facts, directions=directions_path, harmful=harmful_path, harmless=harmless_path)
+    inputs["judge"] = judge.version
     origin = provenance("steer.selection.strength", settings.model_dump(mode="json"), inputs)
     write_csv(out.with_suffix(".csv"), rows, COLUMNS)
     write_json(out.with_suffix(".json"), {"choices": choices, "provenance": origin})
