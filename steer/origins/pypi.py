@@ -65,7 +65,7 @@ def _failure(output: str) -> OriginError:
     # pip says `from versions: none` for an index that it could not read, whatever the reason.
     if "No matching distribution" in output and "(from versions: none)" not in output:
         return OriginError(f"the package index has no such wheel ({last})")
-    return PassingError(f"the package index can't be read ({last})")
+    return PassingError(f"the package index can't be reached or read (pip: {last})")
 
 
 def _extract(wheel: Path, source: Source, path: Path) -> None:
