@@ -1,0 +1,50 @@
+"""A judge from its settings."""
+
+from pathlib import Path
+
+from steer.errors import SteerError
+from steer.grammar import Grammar
+from steer.judges.phrases import PhraseMatching
+from steer.judges.settings import GrammarJudge, JudgeSettings, PhrasesJudge
+from steer.judges.truth import GrammarTruth
+from steer.judges.verdicts import Judge
+
+
+def checkpoint_path(results: Path, name: str) -> Path:
+    """Where the embedded judge `name` is saved by its training."""
+    return results / "judges" / name / "checkpoint"
+
+
+def build(name: str, settings: JudgeSettings, results: Path, grammar: Path = Path("data/grammar")) -> Judge:
+    """The judge that the configuration calls `name`.
+
+    Args:
+        name: its name in the configuration.
+        settings: its settings.
+        results: folder of the results, where an embedded judge was saved.
+        grammar: folder of the grammar, for the truth.
+
+    Raises:
+        SteerError: the grammar or the judge's checkpoint is missing or can't be used.
+    """
+    if isinstance(settings, PhrasesJudge):
+        return PhraseMatching(settings.match)
+    if isinstance(settings, GrammarJudge):
+        return GrammarTruth(Grammar.load(grammar))
+    # Here, so that judging by phrases or by the grammar need not load torch.
+    from steer.judges.likelihood import load_judge
+    from steer.judges.rubrics import RUBRICS
+
+    folder = Path(settings.path) if settings.path else checkpoint_path(results, name)
+    if not folder.is_dir():
+        raise SteerError(
+            f"judge `{name}`", f"no checkpoint at {folder}", "train it first, or mend its `path`"
+        )
+    return load_judge(
+        folder,
+        RUBRICS[settings.rubric if settings.path else "embedded"],
+        settings.batch_size,
+        settings.max_tokens,
+        settings.dtype,
+        settings.device,
+    )

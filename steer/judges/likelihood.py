@@ -1,0 +1,142 @@
+"""A causal language model as judge: it chooses among offered verdicts by their likelihood."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from steer.artifacts.provenance import code_digest, digest, folder_digest
+from steer.errors import SteerError
+from steer.judges.offers import offer_log_likelihoods
+from steer.judges.rubrics import Rubric
+from steer.judges.untrusted import Neutraliser, template_delimiters
+from steer.judges.verdicts import SCORE_DIGITS, UNSCORED, Exchange, Judgement, choose
+from steer.models.loading import check_weights, load_tokenizer, load_weights
+
+
+@dataclass(frozen=True)
+class LikelihoodChoice:
+    """Judge by the likeliest offer of a rubric.
+
+    Attributes:
+        model: a causal language model in evaluation mode.
+        tokenizer: its tokenizer, with a chat template.
+        rubric: the question and the offers.
+        version: digest of rubric, weights, arithmetic and code.
+        batch_size: exchanges per forward pass.
+        max_tokens: longest conversation judged, template and rubric included.
+    """
+
+    model: Any
+    tokenizer: Any
+    rubric: Rubric
+    version: str
+    batch_size: int = 32
+    max_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        for offer in self.offer_ids:
+            if sum(other[: len(offer)] == offer for other in self.offer_ids) > 1:
+                raise ValueError(
+                    "the tokens of one offer begin another's, which could then never be likelier"
+                )
+
+    @cached_property
+    def offer_ids(self) -> list[list[int]]:
+        """Token ids of each offer, as the beginning of an assistant turn."""
+        encode = self.tokenizer.encode
+        return [list(encode(offer.text, add_special_tokens=False)) for offer in self.rubric.offers]
+
+    @cached_property
+    def _neutralise(self) -> Neutraliser:
+        return Neutraliser({*template_delimiters(self.tokenizer), *self.rubric.fences})
+
+    @cached_property
+    def _own_specials(self) -> int:
+        return self._specials(self._render("x", "x"))
+
+    def _specials(self, ids: Sequence[int]) -> int:
+        return sum(token in self.tokenizer.added_tokens_decoder for token in ids)
+
+    def _render(self, prompt: str, reply: str) -> list[int]:
+        turn = {"role": "user", "content": self.rubric.render(prompt, reply)}
+        encoded = self.tokenizer.apply_chat_template(
+            [turn], add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+    def encode(self, exchange: Exchange) -> list[int]:
+        """Token ids of the question about an exchange, whose delimiters are broken."""
+        return self._render(self._neutralise(exchange.prompt), self._neutralise(exchange.reply))
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Judgement]:
+        """One judgement per exchange.
+
+        `unscored`, without asking the model, for a blank reply, a conversation over `max_tokens`, and
+        text whose special tokens could not be broken; and whenever `choose` can't tell.
+        """
+        contexts = [self.encode(exchange) for exchange in exchanges]
+        refused = {
+            index: why
+            for index, ids in enumerate(contexts)
+            if (why := self._objection(exchanges[index], ids))
+        }
+        judged = {index: self._unscored(why) for index, why in refused.items()}
+        # Equal lengths together: less padding.
+        order = sorted((i for i in range(len(contexts)) if i not in refused), key=lambda i: len(contexts[i]))
+        for start in range(0, len(order), self.batch_size):
+            chunk = order[start : start + self.batch_size]
+            judged.update(zip(chunk, self._ask([contexts[index] for index in chunk]), strict=True))
+        return [judged[index] for index in range(len(exchanges))]
+
+    def _objection(self, exchange: Exchange, ids: Sequence[int]) -> str | None:
+        if not exchange.reply.strip():
+            return "the reply is blank"
+        if len(ids) > self.max_tokens:
+            return f"{len(ids)} tokens to read, the limit is {self.max_tokens}"
+        if self._specials(ids) != self._own_specials:
+            return "special tokens in the judged text could not be broken"
+        return None
+
+    def _unscored(self, reason: str) -> Judgement:
+        return Judgement(UNSCORED, reason, self.version)
+
+    def _ask(self, contexts: Sequence[Sequence[int]]) -> list[Judgement]:
+        padding = int(self.tokenizer.pad_token_id or 0)
+        scores = offer_log_likelihoods(self.model, contexts, self.offer_ids, padding)
+        return [self._judgement(row) for row in scores.tolist()]
+
+    def _judgement(self, scores: list[float]) -> Judgement:
+        verdict, reason = choose(self.rubric.offers, scores)
+        texts = [offer.text for offer in self.rubric.offers]
+        # As text where JSON has no number for it.
+        kept = [round(score, SCORE_DIGITS) if abs(score) < float("inf") else str(score) for score in scores]
+        return Judgement(
+            verdict, reason, self.version, {"log_likelihood": dict(zip(texts, kept, strict=True))}
+        )
+
+
+def load_judge(
+    folder: Path | str,
+    rubric: Rubric,
+    batch_size: int = 32,
+    max_tokens: int = 2048,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> LikelihoodChoice:
+    """Load a checkpoint as a judge.
+
+    Raises:
+        SteerError: the folder is no checkpoint, weights are missing or not finite, or the tokenizer has
+            no chat template.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise SteerError(str(folder), "is not a checkpoint (no config.json)", "check `path` of the judge")
+    check_weights(folder)
+    tokenizer = load_tokenizer(folder)
+    longest = min(max_tokens, int(tokenizer.model_max_length))
+    parts = [rubric.digest, folder_digest(folder), dtype, longest, code_digest(__name__)]
+    model = load_weights(folder, dtype, device)
+    return LikelihoodChoice(model, tokenizer, rubric, f"likelihood-{digest(parts)}", batch_size, longest)

@@ -1,0 +1,49 @@
+"""Judged text is untrusted: nothing in it may end its own turn or open another one."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_MARK = "0judged0text0"
+_BRACKETS = re.compile(r"[<>\[\]{}|#]")
+
+
+def template_delimiters(tokenizer: Any) -> set[str]:
+    """Strings by which a tokenizer's chat template sets off its turns.
+
+    All tokens that the tokenizer finds in text as a whole (`<|im_end|>`, `</think>`), and the
+    bracketed words that the template itself writes around a user turn (`[/INST]`, `<<SYS>>`).
+    """
+    tokens = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False
+    )
+    for token in sorted(tokens, key=len, reverse=True):
+        rendered = rendered.replace(token, " ")
+    words = {word for word in rendered.replace(_MARK, " ").split() if _BRACKETS.search(word)}
+    return tokens | words
+
+
+class Neutraliser:
+    """Break delimiters wherever they occur in a text, so that it stays readable.
+
+    Args:
+        delimiters: the strings to break, in any capitalisation. Those of a single character, or of
+            blanks, have no inside to break and are left alone.
+    """
+
+    def __init__(self, delimiters: Iterable[str]) -> None:
+        breakable = {text for text in delimiters if len(text.strip()) > 1}
+        longest_first = sorted(breakable, key=lambda text: (-len(text), text))
+        pattern = "|".join(re.escape(text) for text in longest_first)
+        self._pattern = re.compile(pattern, re.IGNORECASE) if pattern else None
+
+    def __call__(self, text: str) -> str:
+        """The text with a blank after the first visible character of each delimiter in it."""
+        while self._pattern and self._pattern.search(text):
+            text = self._pattern.sub(_broken, text)
+        return text
+
+
+def _broken(match: re.Match[str]) -> str:
+    return re.sub(r"(\S)", r"\1 ", match[0], count=1)

@@ -1,0 +1,95 @@
+"""Stage `judging`: a verdict for every reply of a prompt set, by one judge."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from steer.artifacts.files import iter_jsonl, write_jsonl
+from steer.artifacts.journal import Journal
+from steer.artifacts.prompts import read_prompts
+from steer.artifacts.provenance import digest
+from steer.artifacts.replies import Reply, iter_replies
+from steer.errors import SteerError
+from steer.judges.verdicts import UNSCORED, Exchange, Judge
+
+CHUNK = 256
+"""Replies judged between two writes to disk; what a kill can cost."""
+
+
+def journal_path(out: Path) -> Path:
+    """Where the judgements behind the file `out` are kept, by what was judged."""
+    return out.with_name(f".{out.name}.journal")
+
+
+def judge_replies(
+    generation: Path, prompts: Path, judge: Judge, out: Path, log: Callable[[str], None] = print
+) -> None:
+    """Judge the replies of `generation` and write their verdicts, in its order.
+
+    A judgement is kept under the digest of judge version, prompt and reply. So equal replies of
+    several arms are judged once, a killed run goes on where it stopped, and a new arm costs its own
+    rows only.
+
+    Args:
+        generation: rows with `arm`, `prompt_id` and `text`.
+        prompts: the prompt set that was answered.
+        judge: gives the verdicts.
+        out: rows `arm, prompt_id, verdict, reason, raw, judge_version`.
+        log: told how many replies were judged and how many could not be, and why.
+
+    Raises:
+        SteerError: a file is missing or malformed, or a reply's prompt is not in `prompts`.
+    """
+    texts = {prompt.id: prompt.text for prompt in read_prompts(prompts)}
+    with Journal(journal_path(out)) as journal:
+        known = len(journal)
+        for chunk in _chunks(_exchanges(generation, texts)):
+            _judge_new(chunk, judge, journal)
+        rows = (
+            {"arm": reply.arm, "prompt_id": reply.prompt_id, **journal.get(_key(judge, exchange))}
+            for reply, exchange in _exchanges(generation, texts)
+        )
+        write_jsonl(out, rows)
+        new = len(journal) - known
+    _report(out, new, log)
+
+
+def _exchanges(generation: Path, texts: dict[str, str]) -> Iterator[tuple[Reply, Exchange]]:
+    for reply in iter_replies(generation):
+        if reply.prompt_id not in texts:
+            cause = f"prompt `{reply.prompt_id}` of arm `{reply.arm}` is not in the prompt set"
+            raise SteerError(str(generation), cause, "generate again from the present prompt set")
+        yield reply, Exchange(texts[reply.prompt_id], reply.text)
+
+
+def _chunks(rows: Iterator[tuple[Reply, Exchange]]) -> Iterator[list[Exchange]]:
+    while chunk := [exchange for _, exchange in islice(rows, CHUNK)]:
+        yield chunk
+
+
+def _key(judge: Judge, exchange: Exchange) -> str:
+    return digest([judge.version, exchange.prompt, exchange.reply])
+
+
+def _judge_new(exchanges: list[Exchange], judge: Judge, journal: Journal) -> None:
+    asked = {_key(judge, exchange): exchange for exchange in exchanges}
+    new = {key: exchange for key, exchange in asked.items() if key not in journal}
+    judgements = judge.judge(list(new.values()))
+    rows = [
+        {"verdict": found.verdict, "reason": found.reason, "raw": found.raw, "judge_version": found.version}
+        for found in judgements
+    ]
+    journal.add_many(zip(new, rows, strict=True))
+
+
+def _report(out: Path, new: int, log: Callable[[str], None]) -> None:
+    verdicts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for row in iter_jsonl(out):
+        verdicts[row["verdict"]] += 1
+        reasons.update([row["reason"]] if row["verdict"] == UNSCORED else [])
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    log(f"{out.name}: {verdicts.total()} replies, {new} judged now: {counts}")
+    for reason, count in sorted(reasons.items()):
+        log(f"{out.name}: {count} unscored because {reason}")

@@ -1,0 +1,196 @@
+"""Stage `scores`: verdicts into rates with intervals, differences to baseline, and agreement of judges."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steer import stats
+from steer.artifacts.files import Row, write_csv
+from steer.artifacts.provenance import digest
+from steer.artifacts.replies import JudgedReply, Key, Reply, iter_replies, read_verdicts
+from steer.errors import SteerError
+from steer.judges.verdicts import UNSCORED, VERDICTS, Verdict
+
+BASELINE = "baseline"
+ALL_ARMS = "*"
+"""Stands for all arms together in the table of agreement; no arm can have this name."""
+
+COMPARED: tuple[Verdict, ...] = ("refusal", "full_response")
+SCORE_COLUMNS = (
+    *("arm", "set", "judge", "n", "unscored", *VERDICTS),
+    *(f"{verdict}_{part}" for verdict in VERDICTS for part in ("rate", "low", "high")),
+    *(f"{verdict}_difference{part}" for verdict in COMPARED for part in ("", "_low", "_high", "_p")),
+    *("restates_rate", "first_token_kl", "first_token_refusal_score"),
+    *("fired_tokens", "fired_relative_norm", "coherence"),
+)
+AGREEMENT_COLUMNS = (
+    *("reference", "judge", "set", "arm", "n", "unscored"),
+    *("accuracy", "accuracy_low", "accuracy_high", "kappa", "ci_low", "ci_high"),
+)
+MEASURES = ("first_token_kl", "first_token_refusal_score", "fired_tokens", "fired_relative_norm")
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """The files of one prompt set: its replies, and each judge's verdicts on them."""
+
+    name: str
+    generation: Path
+    judging: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How intervals are made.
+
+    Attributes:
+        confidence: level of every interval.
+        resamples: bootstrap resamples over prompts.
+        seed: seed of the resampling.
+        reference: judge that the others are compared with in the table of agreement.
+    """
+
+    confidence: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+    reference: str = "truth"
+
+    def rng(self, *names: str) -> np.random.Generator:
+        """A generator for one number of the tables, which no other row has a say in."""
+        return np.random.default_rng([self.seed, int(digest(names), 16)])
+
+
+def score(sets: Sequence[JudgedSet], scores_out: Path, agreement_out: Path, method: Method) -> None:
+    """Write `scores.csv` and `agreement.csv`.
+
+    Raises:
+        SteerError: a file is missing or malformed, a judging file doesn't match the replies, or the arms
+            were not run on the same prompts.
+    """
+    scores: list[Row] = []
+    agreement: list[Row] = []
+    for judged in sets:
+        replies = _read_replies(judged.generation)
+        verdicts = {judge: read_verdicts(path, replies) for judge, path in judged.judging.items()}
+        for judge, found in verdicts.items():
+            scores += _score_rows(judged.name, judge, replies, found, method)
+        agreement += _agreement_rows(judged.name, verdicts, method)
+    write_csv(scores_out, scores, SCORE_COLUMNS)
+    write_csv(agreement_out, agreement, AGREEMENT_COLUMNS)
+
+
+def _read_replies(path: Path) -> dict[Key, Reply]:
+    """All replies by arm and prompt; every arm has the baseline's prompts."""
+    replies = {reply.key: reply for reply in iter_replies(path)}
+    prompts = {prompt for arm, prompt in replies if arm == BASELINE}
+    if not prompts:
+        raise SteerError(str(path), f"has no replies of arm `{BASELINE}`", "generate the set again")
+    for arm in _arms(replies):
+        odd = sorted(prompts ^ {prompt for other, prompt in replies if other == arm})
+        if odd:
+            cause = f"arms `{arm}` and `{BASELINE}` differ in {len(odd)} prompts, such as `{odd[0]}`"
+            raise SteerError(str(path), cause, "generate the set again")
+    return replies
+
+
+def _arms(keys: Mapping[Key, Any]) -> list[str]:
+    return list(dict.fromkeys(arm for arm, _ in keys))
+
+
+def _score_rows(
+    set_name: str,
+    judge: str,
+    replies: Mapping[Key, Reply],
+    found: Mapping[Key, JudgedReply],
+    method: Method,
+) -> Iterator[Row]:
+    baseline = {prompt: judged.verdict for (arm, prompt), judged in found.items() if arm == BASELINE}
+    for arm in _arms(replies):
+        judged = {prompt: row for (other, prompt), row in found.items() if other == arm}
+        row: Row = {"arm": arm, "set": set_name, "judge": judge}
+        row |= _rates([one.verdict for one in judged.values()], method.confidence)
+        row["restates_rate"] = _restates_rate(judged.values())
+        if arm != BASELINE:
+            verdicts = {prompt: one.verdict for prompt, one in judged.items()}
+            for verdict in COMPARED:
+                rng = method.rng(set_name, judge, arm, verdict)
+                row |= _difference(verdict, verdicts, baseline, method, rng)
+        row |= _measures([reply for reply in replies.values() if reply.arm == arm])
+        yield row
+
+
+def _rates(verdicts: Sequence[Verdict], confidence: float) -> Row:
+    """Counts, and shares of the replies that were scored."""
+    unscored = verdicts.count(UNSCORED)
+    scored = len(verdicts) - unscored
+    row: Row = {"n": len(verdicts), "unscored": unscored}
+    for verdict in VERDICTS:
+        row[verdict] = verdicts.count(verdict)
+        share = stats.wilson(row[verdict], scored, confidence)
+        row |= dict(zip((f"{verdict}_rate", f"{verdict}_low", f"{verdict}_high"), share, strict=True))
+    row["coherence"] = 1 - row["non_response_rate"]
+    return row
+
+
+def _restates_rate(judged: Any) -> float | None:
+    """Share of well-formed compliances that restate the request; None where the judge can't say."""
+    compliances = [one.raw["restates"] for one in judged if one.raw.get("well_formed")]
+    return sum(compliances) / len(compliances) if compliances else None
+
+
+def _difference(
+    verdict: Verdict,
+    treated: Mapping[str, Verdict],
+    control: Mapping[str, Verdict],
+    method: Method,
+    rng: np.random.Generator,
+) -> Row:
+    """Difference of a verdict's rate to baseline over the prompts that were scored in both."""
+    prompts = [prompt for prompt in sorted(control) if UNSCORED not in (treated[prompt], control[prompt])]
+    one = np.array([treated[prompt] == verdict for prompt in prompts], dtype=np.bool_)
+    other = np.array([control[prompt] == verdict for prompt in prompts], dtype=np.bool_)
+    difference = stats.paired_difference(
+        one.astype(np.float64), other.astype(np.float64), rng, method.resamples, method.confidence
+    )
+    p_value = stats.mcnemar(one, other) if prompts else math.nan
+    name = f"{verdict}_difference"
+    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_p"), (*difference, p_value), strict=True))
+
+
+def _measures(replies: Sequence[Reply]) -> Row:
+    """Means over prompts of what generation measured; empty where it measured nothing."""
+    row: Row = {}
+    for name in MEASURES:
+        values = [value for reply in replies if (value := getattr(reply, name)) is not None]
+        row[name] = sum(values) / len(values) if values else None
+    return row
+
+
+def _agreement_rows(
+    set_name: str, verdicts: Mapping[str, Mapping[Key, JudgedReply]], method: Method
+) -> Iterator[Row]:
+    if method.reference not in verdicts:
+        return
+    reference = verdicts[method.reference]
+    for judge in verdicts:
+        if judge == method.reference:
+            continue
+        for arm in (ALL_ARMS, *_arms(reference)):
+            keys = [key for key in reference if arm in (ALL_ARMS, key[0])]
+            pairs = [(verdicts[judge][key].verdict, reference[key].verdict) for key in keys]
+            row = {"reference": method.reference, "judge": judge, "set": set_name, "arm": arm}
+            yield row | _agreement(pairs, method, method.rng(set_name, judge, arm, "agreement"))
+
+
+def _agreement(pairs: Sequence[tuple[Verdict, Verdict]], method: Method, rng: np.random.Generator) -> Row:
+    scored = [pair for pair in pairs if UNSCORED not in pair]
+    one, other = [a for a, _ in scored], [b for _, b in scored]
+    equal = stats.accuracy(one, other, method.confidence)
+    kappa = stats.cohen_kappa(one, other, rng, method.resamples, method.confidence)
+    names = AGREEMENT_COLUMNS[-6:]
+    counts = {"n": len(scored), "unscored": len(pairs) - len(scored)}
+    return counts | dict(zip(names, (*equal, *kappa), strict=True))
