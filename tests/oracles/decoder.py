@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from steer.models.interventions import Arm, Operation
 
-Array = NDArray[Any]
+Array = NDArray[np.float64]
+BASELINE = Arm("baseline")
 
 
 @dataclass
@@ -25,8 +26,8 @@ class Trace:
         attention, mlp: what each layer's attention and MLP added, after any edit, each `[S, d]`.
         moe_input, router_logits, chosen, weights: by MoE layer.
         logits: `[S, V]`.
-        edits: for every edited site (ratio of norms is over tokens): place, layer, ‖edit‖ and ‖residual
-            entering the layer‖ of each token.
+        edits: for every edit of a site: place, layer, and of each token ‖edit‖ and ‖residual that enters
+            the layer, unedited‖ (at the embedding: of what it writes).
     """
 
     residual: list[Array] = field(default_factory=list)
@@ -34,16 +35,16 @@ class Trace:
     mlp: list[Array] = field(default_factory=list)
     moe_input: list[Array] = field(default_factory=list)
     router_logits: list[Array] = field(default_factory=list)
-    chosen: list[Array] = field(default_factory=list)
+    chosen: list[NDArray[np.intp]] = field(default_factory=list)
     weights: list[Array] = field(default_factory=list)
     logits: Array = field(default_factory=lambda: np.zeros((0, 0)))
     edits: list[tuple[str, int, Array, Array]] = field(default_factory=list)
 
 
-def run(model: Any, tokens: Sequence[int], prompt_tokens: int | None = None, arm: Arm | None = None) -> Trace:
-    """Run a model on one sequence, whose first `prompt_tokens` tokens are the prompt, under an arm."""
-    decoder = _Decoder(model, arm or Arm("baseline"), len(tokens) if prompt_tokens is None else prompt_tokens)
-    return decoder.run(list(tokens))
+def run(model: Any, tokens: Sequence[int], prompt_tokens: int | None = None, arm: Arm = BASELINE) -> Trace:
+    """Run a model on one sequence, whose first `prompt_tokens` tokens (all) are the prompt, under an arm."""
+    known = len(tokens) if prompt_tokens is None else prompt_tokens
+    return Decoder(model, arm, known).run(list(tokens))
 
 
 def greedy(model: Any, prompt: Sequence[int], arm: Arm, stops: Sequence[int], limit: int) -> list[int]:
@@ -55,7 +56,7 @@ def greedy(model: Any, prompt: Sequence[int], arm: Arm, stops: Sequence[int], li
     return reply
 
 
-def edited(h: Array, operation: Operation, tensor: Array) -> Array:
+def edited(h: Array, operation: Operation, tensor: Array) -> Any:
     """One token's residual (or write, for `ablate`) after an operation: the formulas of the design."""
     c = operation.coefficient
     if operation.operation == "add":
@@ -68,17 +69,19 @@ def edited(h: Array, operation: Operation, tensor: Array) -> Array:
     return h - (h @ r) / (r @ r) * r + (mean @ r) / (r @ r) * r + c * r
 
 
-def _softmax(x: Array) -> Array:
+def _softmax(x: Array) -> Any:
     shifted = np.exp(x - x.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-def _silu(x: Array) -> Array:
+def _silu(x: Array) -> Any:
     return x / (1 + np.exp(-x))
 
 
-class _Decoder:
-    def __init__(self, model: Any, arm: Arm, prompt_tokens: int) -> None:
+class Decoder:
+    """The weights of a model and the steps of its forward pass."""
+
+    def __init__(self, model: Any, arm: Arm = BASELINE, prompt_tokens: int = 0) -> None:
         self.weights = {name: value.double().numpy() for name, value in model.state_dict().items()}
         self.config, self.arm, self.prompt_tokens = model.config, arm, prompt_tokens
         self.tensors = {name: value.double().numpy() for name, value in arm.tensors.items()}
@@ -122,16 +125,16 @@ class _Decoder:
         self.trace.edits.append((place, layer, change, np.linalg.norm(entering, axis=1)))
         return out
 
-    def part(self, layer: int, name: str) -> Array:
+    def part(self, layer: int, name: str) -> Any:
         return self.weights[f"model.layers.{layer}.{name}.weight"]
 
-    def rms(self, x: Array, weight: Array) -> Array:
+    def rms(self, x: Array, weight: Array) -> Any:
         return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + self.config.rms_norm_eps) * weight
 
-    def norm(self, x: Array, layer: int, name: str) -> Array:
+    def norm(self, x: Array, layer: int, name: str) -> Any:
         return self.rms(x, self.part(layer, name))
 
-    def heads(self, x: Array, layer: int, name: str) -> Array:
+    def heads(self, x: Array, layer: int, name: str) -> Any:
         """Projection split into heads `[heads, S, width]`, normalised as the family does it."""
         projected = x @ self.part(layer, f"self_attn.{name}_proj").T
         width = getattr(self.config, "head_dim", None) or (
@@ -145,7 +148,7 @@ class _Decoder:
             split = self.rms(split, scale)  # Qwen3: over each head
         return split
 
-    def rotated(self, x: Array) -> Array:
+    def rotated(self, x: Array) -> Any:
         """Rotary positions: the plane (i, i + width/2) turned by position / theta^(2i/width)."""
         half = x.shape[-1] // 2
         theta = self.config.rope_parameters["rope_theta"]
@@ -154,7 +157,7 @@ class _Decoder:
         turned = (a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle))
         return np.concatenate(turned, axis=-1)
 
-    def attention(self, x: Array, layer: int) -> Array:
+    def attention(self, x: Array, layer: int) -> Any:
         query, key = (self.rotated(self.heads(x, layer, name)) for name in ("q", "k"))
         value = self.heads(x, layer, "v")
         group = len(query) // len(key)
@@ -165,7 +168,7 @@ class _Decoder:
             mixed.append(_softmax(scores) @ value[head // group])
         return np.concatenate(mixed, axis=-1) @ self.part(layer, "self_attn.o_proj").T
 
-    def mlp(self, x: Array, layer: int) -> Array:
+    def mlp(self, x: Array, layer: int) -> Any:
         if f"model.layers.{layer}.mlp.gate.weight" not in self.weights:
             gate, up = (x @ self.part(layer, f"mlp.{name}_proj").T for name in ("gate", "up"))
             return (_silu(gate) * up) @ self.part(layer, "mlp.down_proj").T
@@ -178,8 +181,10 @@ class _Decoder:
         weights = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.config.norm_topk_prob:
             weights = weights / weights.sum(axis=-1, keepdims=True)
-        for name, value in zip(("moe_input", "router_logits", "chosen", "weights"), (x, logits, chosen, weights)):
-            getattr(self.trace, name).append(value)
+        self.trace.moe_input.append(x)
+        self.trace.router_logits.append(logits)
+        self.trace.chosen.append(chosen)
+        self.trace.weights.append(weights)
         return np.stack(
             [
                 sum(w * self.expert(token, layer, e) for e, w in zip(row, row_weights, strict=True))
