@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-Register = tuple[nn.Module, str, Callable[..., Any]]
+Kind = Literal["before", "after", "call"]
+Register = tuple[nn.Module, Kind, Callable[..., Any]]
 
 
 @contextmanager
 def hooked(hooks: Sequence[Register]) -> Iterator[None]:
     """Register hooks (module, kind, function) for the length of a block.
 
-    Kinds: `before` (module, args) → None or the first argument's replacement; `after` (module, args,
-    output) → None or the output's replacement; `call` (module, args, kwargs) before, which can't replace.
+    Kinds, by what the function takes and gives: `before` (first argument) → its replacement or None;
+    `after` (module, args, output) → the output's replacement or None; `call` (module, args, kwargs) → None,
+    before as well.
     """
     with ExitStack() as stack:
         for module, kind, function in hooks:
@@ -22,7 +24,7 @@ def hooked(hooks: Sequence[Register]) -> Iterator[None]:
         yield
 
 
-def _register(module: nn.Module, kind: str, function: Callable[..., Any]) -> Any:
+def _register(module: nn.Module, kind: Kind, function: Callable[..., Any]) -> Any:
     if kind == "before":
         return module.register_forward_pre_hook(_replacing_first(function), with_kwargs=True)
     if kind == "call":
