@@ -1,0 +1,100 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steer.artifacts.provenance import code_digest
+from steer.config import Config, load, merge, parse
+from steer.figures import registry
+from steer.stages import STAGES, trigger
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = load(ROOT / "config.yaml")
+NAMES = {"model": "organism", "set": "harmful", "judge": "embedded"}
+ALL = frozenset(STAGES) - {"download"}
+
+
+def _triggers(config: Config) -> dict[str, str]:
+    return {stage: trigger(stage, config, **NAMES) for stage in STAGES}
+
+
+def _changed(changes: dict[str, Any]) -> set[str]:
+    """The stages that a change of the default configuration triggers."""
+    before = _triggers(DEFAULT)
+    after = _triggers(parse(merge(DEFAULT.model_dump(mode="json"), changes)))
+    return {stage for stage in STAGES if before[stage] != after[stage]}
+
+
+MODEL = {"resolve", "activations", "arditi", "cosmic", "strength", "generation"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, set()),
+        ({"report": {"replies": "full"}}, set()),
+        ({"download": {"timeout": 5}}, set()),
+        ({"results": "elsewhere"}, set()),
+        ({"seed": 1}, {"prompts", "scores"}),
+        ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),
+        ({"sets": {"harmless": {"test": 7}}}, set()),
+        ({"models": {"organism": {"organism": {"seed": 1}}}}, {"organism", *MODEL}),
+        ({"models": {"organism": {"batch_size": 7}}}, MODEL),
+        ({"models": {"other": {"path": "x"}}}, set()),
+        ({"activations": {"dtype": "float16"}}, {"activations"}),
+        ({"directions": {"filter": False}}, {"directions"}),
+        ({"selection": {"arditi": {"kl_threshold": 9.0}}}, {"arditi"}),
+        ({"selection": {"cosmic": {"layers": 0.5}}}, {"cosmic"}),
+        ({"selection": {"strength": {"prompts": 5}}}, {"strength"}),
+        ({"arms": {"more": {"operation": "ablate"}}}, {"strength", "arms"}),
+        ({"generation": {"max_new_tokens": 9}}, {"generation"}),
+        ({"generation": {"sets": ["harmful"]}}, set()),
+        ({"judges": {"more": {"kind": "phrases"}}}, set()),
+        ({"judges": {"embedded": {"steps": 3}}}, {"judge", "judging"}),
+        ({"judges": {"phrases": {"match": "at_start"}}}, set()),
+        ({"scores": {"confidence": 0.9}}, {"scores"}),
+    ],
+    ids=str,
+)
+def test_a_changed_setting_triggers_the_stages_that_read_it_and_no_other(
+    changes: dict[str, Any], expected: set[str]
+) -> None:
+    assert _changed(changes) == expected
+
+
+def test_the_judge_of_the_trials_triggers_the_choice_of_strength() -> None:
+    other = {"selection": {"strength": {"judge": "embedded"}}}
+    assert _changed(other) == {"strength"}
+    before = trigger("strength", parse(merge(DEFAULT.model_dump(mode="json"), other)), **NAMES)
+    more = merge(other, {"judges": {"embedded": {"seed": 5}}})
+    assert trigger("strength", parse(merge(DEFAULT.model_dump(mode="json"), more)), **NAMES) != before
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_every_stage_depends_on_its_own_code(stage: str) -> None:
+    assert code_digest(STAGES[stage].module) in trigger(stage, DEFAULT, **NAMES)
+    assert (ROOT / Path(*STAGES[stage].module.split("."))).with_suffix(".py").is_file()
+
+
+def test_a_verdict_depends_on_the_code_of_its_own_judge() -> None:
+    found = {judge: trigger("judging", DEFAULT, judge=judge) for judge in DEFAULT.judges}
+    modules = {"truth": "truth", "phrases": "phrases", "embedded": "likelihood"}
+    for judge, text in found.items():
+        for other, module in modules.items():
+            assert (code_digest(f"steer.judges.{module}") in text) == (judge == other)
+
+
+def test_every_rule_that_runs_a_stage_names_the_trigger_of_that_stage() -> None:
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
+    used = {*re.findall(r'trigger\("(\w+)"', text)}
+    # Two methods share the rule `selection`, which asks for the trigger of its own.
+    assert "trigger(wildcards.method" in text
+    assert used | {"arditi", "cosmic"} == ALL
+
+
+def test_every_figure_depends_on_its_own_code_alone() -> None:
+    for name in registry.FIGURES:
+        others = {registry.module_of(other) for other in registry.FIGURES if other != name}
+        source = (ROOT / Path(*registry.module_of(name).split("."))).with_suffix(".py").read_text()
+        assert not [other for other in others if re.search(rf"\b{re.escape(other)}\b", source)]
