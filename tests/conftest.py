@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from steer.models.loading import LoadedModel, load_checkpoint
 from tests.tiny import FAMILIES, save_checkpoint
 
 torch.set_num_threads(1)
+# A test that forgets itself must not reach a model hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
