@@ -55,8 +55,8 @@ def _check_layer(loaded: LoadedModel, where: str, operation: Operation) -> None:
 
 def _check_shape(loaded: LoadedModel, where: str, operation: Operation, tensor: Tensor) -> None:
     expected = {"add": "[d]", "ablate": "[k, d]", "affine": "[2, d]"}[operation.operation]
-    rows = {"add": (), "ablate": tensor.shape[:-1][:1], "affine": (2,)}[operation.operation]
-    if tuple(tensor.shape) != (*rows, loaded.hidden_size) or not tensor.numel():
+    rows = {"add": (), "ablate": (max(len(tensor), 1),), "affine": (2,)}[operation.operation]
+    if tuple(tensor.shape) != (*rows, loaded.hidden_size):
         raise SteerError(
             where,
             f"tensor `{operation.tensor}` is {list(tensor.shape)}, expected {expected}"

@@ -107,7 +107,12 @@ class Steering:
 
     def _measure(self, site: Site, phase: Phase, h: Tensor, edited: Tensor, columns: slice) -> None:
         place, layer = site
-        norm = _norm(h) if place in ("embedding", "residual") else self._residual_norm[layer][:, columns]
+        if place in ("embedding", "residual"):
+            norm = _norm(h)
+        elif layer in self._residual_norm:
+            norm = self._residual_norm[layer][:, columns]
+        else:
+            raise _bypassed(("residual", layer), phase)
         mask = self._prompt_mask if phase == "prompt" else torch.ones_like(norm)
         change = (_norm(edited - h) * mask).sum(dim=1)
         total = (norm * mask).sum(dim=1).clamp(min=torch.finfo(norm.dtype).tiny)
@@ -123,11 +128,7 @@ class Steering:
             for phase in phases:
                 ran = self._passes[phase] or not any(self._passes.values())
                 if ran and (site, phase) not in self._called:
-                    raise SteerError(
-                        f"edit at {site[0]} of layer {site[1]} ({phase} tokens)",
-                        "its hook never fired, so the reply is not steered",
-                        "this transformers version bypasses the module; mend the family's row in LAYOUTS",
-                    )
+                    raise _bypassed(site, phase)
 
     def fired(self, generated_tokens: Sequence[int]) -> list[Fired]:
         """What every row's arm did, given how many reply tokens of the row were fed back.
@@ -150,6 +151,14 @@ class Steering:
                 tokens, sites = tokens + count, sites | touched
                 ratios.append(float(norms[phase][row]) / len(touched))
         return Fired(tokens, len(sites), ratios[0] if ratios else 0.0)
+
+
+def _bypassed(site: Site, phase: Phase) -> SteerError:
+    return SteerError(
+        f"edit at {site[0]} of layer {site[1]} ({phase} tokens)",
+        "its hook never fired, so the reply is not steered",
+        "this transformers version bypasses the module; mend the family's row in LAYOUTS",
+    )
 
 
 def _norm(h: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch tokens"]:

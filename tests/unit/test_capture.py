@@ -208,7 +208,7 @@ def test_hooks_set_before_one_that_can_not_be_set_are_removed_as_well() -> None:
     module = nn.Linear(2, 2)
 
     class Unhookable(nn.Module):
-        def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        def register_forward_hook(self, *_args: Any, **_kwargs: Any) -> Any:
             raise RuntimeError
 
     def note(*args: Any) -> None:
