@@ -17,7 +17,8 @@ class ModelFacts:
         path: checkpoint folder.
         digest: identity of weights, tokenizer, template, system prompt and dtype; every later file of
             the model carries it.
-        files: name and size of the checkpoint's files, to notice cheaply that it was replaced.
+        files: size and a digest of samples of each file of the checkpoint, to notice cheaply that it was
+            replaced.
         end_of_prompt: the last tokens of every prompt, which the positions −P … −1 count.
         refusal_openers: first words of refusals.
         refusal_token_ids: their first tokens, for the refusal score.
@@ -44,7 +45,7 @@ class ModelFacts:
     end_of_prompt: tuple[str, ...]
     refusal_openers: tuple[str, ...]
     refusal_token_ids: tuple[int, ...]
-    files: dict[str, int]
+    files: dict[str, str]
     planted: Any = None
 
 

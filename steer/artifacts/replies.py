@@ -92,7 +92,7 @@ def _number(row: Mapping[str, Any], name: str, where: str) -> float | None:
     value = row.get(name)
     if value is not None and not isinstance(value, int | float):
         raise SteerError(where, f"`{name}` is {value!r}, not a number", "make the file again")
-    return value
+    return None if value is None else float(value)
 
 
 def _named(key: Key) -> str:

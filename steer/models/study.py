@@ -1,5 +1,6 @@
 """Open a model under study: the checkpoint that `model.json` speaks of, proved and ready."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,11 +12,24 @@ from steer.errors import SteerError
 from steer.models.loading import LoadedModel, load_checkpoint
 from steer.models.proof import prove
 
+SAMPLES, SAMPLE_BYTES = 16, 4096
 
-def checkpoint_files(folder: Path | str) -> dict[str, int]:
-    """Name and size, in bytes, of every file of a checkpoint."""
+
+def checkpoint_files(folder: Path | str) -> dict[str, str]:
+    """Size of every file of a checkpoint and a digest of samples from it, by the file's name."""
     members = sorted(member for member in Path(folder).rglob("*") if member.is_file())
-    return {str(member.relative_to(folder)): member.stat().st_size for member in members}
+    return {str(member.relative_to(folder)): _fingerprint(member) for member in members}
+
+
+def _fingerprint(path: Path) -> str:
+    # Another training changes all weights but no size; reading all of a large model takes minutes.
+    size = path.stat().st_size
+    sampled = hashlib.sha256()
+    with path.open("rb") as stream:
+        for index in range(SAMPLES):
+            stream.seek(max(0, size - SAMPLE_BYTES) * index // (SAMPLES - 1))
+            sampled.update(stream.read(SAMPLE_BYTES))
+    return f"{size} bytes, samples {sampled.hexdigest()[:16]}"
 
 
 def set_threads(threads: int | None) -> None:
