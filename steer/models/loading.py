@@ -154,15 +154,20 @@ def load_weights(folder: Path, dtype: str, device: str) -> Any:
     Of the checkpoint's generation settings only the ids that end a reply are kept.
 
     Raises:
-        SteerError: weights that the family needs are not in the folder or of another shape, or others are.
+        SteerError: weights that the family needs are not in the folder, of another shape or can't be put
+            together, or others are there.
     """
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        output_loading_info=True,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,  # they are reported below, with their names
-    )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are reported below, with their names
+        )
+    except RuntimeError as error:
+        next_step = "check that the checkpoint is whole and that the model fits into memory"
+        raise SteerError(str(folder), f"its weights don't make a model ({error})", next_step) from error
     model, info = loaded
     # transformers fills what is missing with random numbers and only warns.
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
@@ -193,6 +198,9 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise SteerError(str(folder), f"its tokenizer can't be read ({error})", FETCH) from error
+    # transformers makes an empty one where a family's files are missing.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise SteerError(str(folder), "its tokenizer has no vocabulary", FETCH)
     if not tokenizer.chat_template:
         raise SteerError(
             str(folder),
