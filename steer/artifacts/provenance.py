@@ -28,9 +28,17 @@ def file_digest(path: Path | str) -> str:
 
 def folder_digest(path: Path | str) -> str:
     """SHA-256 (first 16 hex digits) over the names and bytes of a folder's files."""
+    return digest([[str(member.relative_to(path)), file_digest(member)] for member in folder_files(path)])
+
+
+def folder_files(path: Path | str) -> list[Path]:
+    """The files of a folder, by name, without hidden ones: Snakemake and hub clients leave marks of theirs."""
     folder = Path(path)
-    members = sorted(member for member in folder.rglob("*") if member.is_file())
-    return digest([[str(member.relative_to(folder)), file_digest(member)] for member in members])
+    return sorted(
+        member
+        for member in folder.rglob("*")
+        if member.is_file() and not any(part.startswith(".") for part in member.relative_to(folder).parts)
+    )
 
 
 def _module_file(name: str) -> Path | None:

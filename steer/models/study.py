@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from steer.artifacts.facts import ModelFacts, read_facts
+from steer.artifacts.provenance import folder_files
 from steer.config import ModelSettings
 from steer.errors import SteerError
 from steer.models.loading import LoadedModel, load_checkpoint
@@ -17,8 +18,7 @@ SAMPLES, SAMPLE_BYTES = 16, 4096
 
 def checkpoint_files(folder: Path | str) -> dict[str, str]:
     """Size of every file of a checkpoint and a digest of samples from it, by the file's name."""
-    members = sorted(member for member in Path(folder).rglob("*") if member.is_file())
-    return {str(member.relative_to(folder)): _fingerprint(member) for member in members}
+    return {str(member.relative_to(folder)): _fingerprint(member) for member in folder_files(folder)}
 
 
 def _fingerprint(path: Path) -> str:
