@@ -32,7 +32,7 @@ def folder_digest(path: Path | str) -> str:
 
 
 def folder_files(path: Path | str) -> list[Path]:
-    """The files of a folder, by name, without hidden ones: Snakemake and hub clients leave marks of theirs."""
+    """Files of a folder, by name; hidden ones are marks of Snakemake and of hub clients, and are left out."""
     folder = Path(path)
     return sorted(
         member
