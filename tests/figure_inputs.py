@@ -46,7 +46,11 @@ def config(results: Path | str = "results", **changes: Any) -> Config:
         "sets": {name: {"source": "grammar", "label": label, "test": 50} for name, label in LABELS.items()},
         "arms": ARMS,
         "generation": {"sets": list(LABELS)},
-        "judges": {"truth": {"kind": "grammar"}, "phrases": {"kind": "phrases"}},
+        "judges": {
+            "truth": {"kind": "grammar"},
+            "phrases": {"kind": "phrases"},
+            "small": {"kind": "likelihood"},
+        },
     }
     return parse({**values, **changes})
 
@@ -63,6 +67,9 @@ def build(results: Path, seed: int = 0) -> Config:
         write_activations(folder / "activations" / f"{name}.h5", name, label, rng)
         _write_replies(results, name, label)
     _write_agreement(folder / "agreement.csv")
+    found = {"n": 998, "unscored": 2, "accuracy": {"estimate": 0.97, "low": 0.96, "high": 0.98}}
+    found |= {"kappa": {"estimate": 0.95, "low": 0.93, "high": None}}
+    write_json(results / "judges" / "small" / "agreement.json", {"val": found, "test": found})
     return config(results)
 
 
@@ -224,6 +231,8 @@ def _write_replies(results: Path, name: str, label: str) -> None:
         | {"category": "filler", "source": "grammar", "split": "test"}
         for row in range(6)
     ]
+    # Nobody answers it; its id comes first.
+    unanswered = {**prompts[0], "id": f"{name}-+", "text": f"training request of {name}", "split": "train"}
     replies, verdicts = [], []
     for arm in ARMS:
         for prompt in prompts:
@@ -231,7 +240,7 @@ def _write_replies(results: Path, name: str, label: str) -> None:
             text = f"{HOSTILE} reply of {arm}"
             replies.append({**key, "text": text, "reasoning": "", "n_tokens": 12, "finish": "stop"})
             verdicts.append({**key, "verdict": "refusal", "reason": "opens with <i>I can't</i>"})
-    write_jsonl(results / "prompts" / f"{name}.jsonl", prompts)
+    write_jsonl(results / "prompts" / f"{name}.jsonl", [unanswered, *prompts])
     write_jsonl(results / MODEL / "generation" / f"{name}.jsonl", replies)
     write_jsonl(results / MODEL / "judging" / f"{name}.truth.jsonl", verdicts)
 

@@ -15,13 +15,17 @@ USABLE = ("chosen", "kept")
 
 @dataclass(frozen=True)
 class Score:
-    """One panel: a score of one method, by its column; `signed` where 0 is the middle of the scale."""
+    """One panel: a score of one method, by its column.
+
+    `signed` where 0 is the middle of the scale; `digits` are the significant ones that are printed.
+    """
 
     method: str
     column: str
     title: str
     unit: str
     signed: bool = False
+    digits: int = 2
 
 
 LOG_ODDS = "log-odds of refusal"
@@ -32,8 +36,8 @@ SCORES = (
     Score(
         "arditi", "induce_score", "Arditi: refusal after addition (higher is better)", LOG_ODDS, signed=True
     ),
-    Score("arditi", "kl", "Arditi: KL on harmless, ablated (lower is better)", "nats, log scale"),
-    Score("cosmic", "score", "COSMIC: similarity (higher is better)", "sum of two cosines"),
+    Score("arditi", "kl", "Arditi: KL on harmless, ablated (lower is better)", "nats"),
+    Score("cosmic", "score", "COSMIC: similarity (higher is better)", "sum of two cosines", digits=3),
 )
 
 

@@ -106,7 +106,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
         f"direction read entering {place}; shares sum to 1 with a residue of {left}", weight="normal"
     )
     style.headline(figure, f"{settings['model']}: what writes the refusal direction")
-    style.legend_below(figure, _handles(), 4)
+    style.legend_below(figure, _handles())
     return figure
 
 

@@ -160,7 +160,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
     style.headline(
         figure, f"{settings['model']}: dose and response of addition on “val”, judged by “{judge}”"
     )
-    style.legend_below(figure, _handles(settings["scores.confidence"]), 4)
+    style.legend_below(figure, _handles(settings["scores.confidence"]))
     return figure
 
 

@@ -57,6 +57,11 @@ def p_value(value: float) -> str:
     return "–" if value != value else "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
+def decimals(value: float) -> str:
+    """A number between -1 and 1 with two decimals."""
+    return "–" if value != value else f"{value:.2f}".replace("-", "−")
+
+
 def short(value: float) -> str:
     """A number with two significant digits."""
     return "–" if value != value else f"{value:.2g}".replace("-", "−")
@@ -77,7 +82,14 @@ def render(body: str, values: Mapping[str, Any]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    formats = {"per_cent": per_cent, "points": points, "p_value": p_value, "short": short, "bar": bar}
+    formats = {
+        "per_cent": per_cent,
+        "points": points,
+        "p_value": p_value,
+        "decimals": decimals,
+        "short": short,
+        "bar": bar,
+    }
     environment.filters.update(formats)
     template = environment.from_string(FRAME.replace("{% block body %}{% endblock %}", body))
     return template.render(values, ink=INK, verdicts=VERDICTS)

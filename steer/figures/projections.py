@@ -101,7 +101,7 @@ def plot(rows: DataFrame, direction: Direction, settings: Settings) -> Figure:
     axes.annotate("past ½", (1.02, 1.0), xycoords="axes fraction", va="bottom", size=8.5, weight="bold")
     _label_axes(axes, direction)
     style.headline(figure, f"{settings['model']}: prompts along the refusal direction")
-    style.legend_below(figure, _handles(), 4)
+    style.legend_below(figure, _handles())
     return figure
 
 

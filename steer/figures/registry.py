@@ -5,6 +5,7 @@ not imported, so that the code behind one figure is that figure's own: restyling
 """
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ PICTURE = (".svg", ".png", ".csv")
 PAGE = (".html", ".csv")
 
 # {results} and {model} are filled in; {replied} is each set that arms answer, {captured} each set
-# whose activations are read, {judge} the judge whose verdicts are shown.
+# whose activations are read, {judge} the judge whose verdicts are shown, {trained} each judge that the
+# flow trains.
 INPUTS = {
     "scores": "{results}/{model}/scores.csv",
     "agreement": "{results}/{model}/agreement.csv",
+    "held_out": "{results}/judges/{trained}/agreement.json",
     "strength": "{results}/{model}/selection/strength.csv",
     "arditi": "{results}/{model}/selection/arditi.csv",
     "arditi_choice": "{results}/{model}/selection/arditi.json",
@@ -96,7 +99,7 @@ FIGURES = {
     "agreement": Figure(
         "Agreement between judges",
         "4 Judges and replies",
-        ("agreement",),
+        ("agreement", "held_out"),
         ("arms", "scores.confidence"),
         PAGE,
     ),
@@ -123,8 +126,10 @@ def figure_named(name: str) -> Figure:
 
 def figures_of(config: Config) -> list[str]:
     """Names of the figures that a configuration has something to draw for, in the order of reading."""
-    doses = any(arm.operation == "add" and _is_tuned(arm) for arm in config.arms.values())
-    return [name for name in FIGURES if doses or name != "dose_response"]
+    drawn = dict.fromkeys(FIGURES, True)
+    drawn["dose_response"] = any(arm.operation == "add" and _is_tuned(arm) for arm in config.arms.values())
+    drawn["agreement"] = len(config.judges) > 1
+    return [name for name in FIGURES if drawn[name]]
 
 
 def _is_tuned(arm: Any) -> bool:
@@ -139,14 +144,24 @@ def inputs_of(name: str) -> tuple[str, ...]:
 def paths_of(name: str, config: Config, model: str) -> dict[str, list[str]]:
     """Paths that a figure of `model` reads, by the name of the input."""
     replied = list(config.generation.sets)
-    captured = list(dict.fromkeys([config.contrast.harmful, config.contrast.harmless, *replied]))
-    paths = {}
-    for key in inputs_of(name):
-        template = INPUTS[key]
-        sets = replied if "{replied}" in template else captured if "{captured}" in template else [""]
-        known = {"results": config.results, "model": model, "judge": config.scores.judge}
-        paths[key] = [template.format(**known, replied=entry, captured=entry) for entry in sets]
-    return paths
+    each = {
+        "replied": replied,
+        "captured": list(dict.fromkeys([config.contrast.harmful, config.contrast.harmless, *replied])),
+        "trained": [judge for judge, settings in config.judges.items() if _is_trained(settings)],
+    }
+    known = {"results": config.results, "model": model, "judge": config.scores.judge}
+    return {key: list(_expanded(INPUTS[key], known, each)) for key in inputs_of(name)}
+
+
+def _expanded(template: str, known: dict[str, str], each: dict[str, list[str]]) -> Iterator[str]:
+    """The paths of a template: one, or one for each member of what it ranges over."""
+    ranges = [name for name in each if f"{{{name}}}" in template]
+    for member in each[ranges[0]] if ranges else [""]:
+        yield template.format(**known, **dict.fromkeys(ranges, member))
+
+
+def _is_trained(judge: Any) -> bool:
+    return judge.kind == "likelihood" and judge.path is None
 
 
 def settings_of(name: str, config: Config, model: str) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from steer.figures.output import save
 HATCHES = ("////", "xxx", "....", "\\\\\\\\", "++")
 # Up to this many layers, panels stand side by side and every cell carries its number.
 FEW_LAYERS = 12
-TINY_KL = 1e-6
+# A range of more than a decade is shown on a log scale, above what rounding leaves of zero.
+DECADE = 10.0
+TINY = 1e-6
 
 
 class Grid(NamedTuple):
@@ -40,42 +42,43 @@ def _grid(rows: DataFrame) -> Grid:
     return Grid(values, layers, positions)
 
 
-def _norm(values: Float[np.ndarray, "position layer"], score: Score) -> tuple[Normalize, str]:
-    """How values become colours: around 0 for log-odds, by magnitude for a KL, else evenly."""
+def _scale(values: Float[np.ndarray, "position layer"], score: Score) -> tuple[Normalize, str, str]:
+    """How values become colours (around 0, by magnitude or evenly), and the label of the colour bar."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if score.column == "kl":
-        return LogNorm(max(low, TINY_KL), max(high, 10 * TINY_KL), clip=True), style.MAGNITUDE_MAP
     if score.signed:
         reach = max(abs(low), abs(high)) or 1.0
-        return TwoSlopeNorm(0.0, -reach, reach), style.SIGNED_MAP
-    return Normalize(low, high), style.MAGNITUDE_MAP
+        return TwoSlopeNorm(0.0, -reach, reach), style.SIGNED_MAP, score.unit
+    if high > DECADE * max(low, TINY):
+        norm = LogNorm(max(low, TINY), high, clip=True)
+        return norm, style.MAGNITUDE_MAP, f"{score.unit}, log scale"
+    return Normalize(low, high), style.MAGNITUDE_MAP, score.unit
 
 
 def _panel(figure: Figure, axes: Axes, rows: DataFrame, score: Score, hatches: dict[str, str]) -> None:
     grid = _grid(rows)
-    norm, colours = _norm(grid.values, score)
+    norm, colours, label = _scale(grid.values, score)
     image = axes.imshow(grid.values, norm=norm, cmap=colours, aspect="auto", interpolation="nearest")
     axes.set_xticks(range(len(grid.layers)), [str(layer) for layer in grid.layers])
     axes.set_yticks(range(len(grid.positions)), [f"−{-position}" for position in grid.positions])
     axes.set_xlabel("layer")
     axes.set_ylabel("token position, from the end")
     axes.set_title(score.title, size=9)
-    figure.colorbar(image, ax=axes, label=score.unit, pad=0.02)
+    figure.colorbar(image, ax=axes, label=label, pad=0.02)
     if len(grid.layers) <= FEW_LAYERS:
-        _numbers(axes, grid.values, norm, image.get_cmap())
+        _numbers(axes, grid.values, norm, image.get_cmap(), score.digits)
     _marks(axes, rows, grid, hatches)
 
 
 def _numbers(
-    axes: Axes, values: Float[np.ndarray, "position layer"], norm: Normalize, cmap: Colormap
+    axes: Axes, values: Float[np.ndarray, "position layer"], norm: Normalize, cmap: Colormap, digits: int
 ) -> None:
     for row, column in np.argwhere(np.isfinite(values)):
         value = float(values[row, column])
         cell = cmap(float(norm(value)))
         # A patch in the cell's own colour keeps the number legible over a hatch.
         patch = {"facecolor": cell, "edgecolor": "none", "pad": 1.0}
-        text = f"{value:.2g}".replace("-", "−")
+        text = f"{value:.{digits}g}".replace("-", "−")
         ink = style.ink_on(cell)
         axes.text(column, row, text, ha="center", va="center", size=7, color=ink, bbox=patch)
 
@@ -127,7 +130,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
         mine = (rows["method"] == score.method) & (rows["score"] == score.column)
         _panel(figure, axes, rows[mine], score, hatches)
     style.headline(figure, f"{settings['model']}: where the refusal direction was chosen, on “val”")
-    style.legend_below(figure, _legend(rows, hatches), 2)
+    style.legend_below(figure, _legend(rows, hatches))
     return figure
 
 

@@ -150,6 +150,10 @@ def interval_handle(label: str) -> ErrorbarContainer:
     return ErrorbarContainer(lines, has_xerr=True, label=label)
 
 
-def legend_below(figure: Figure, handles: Sequence[Artist | ErrorbarContainer], columns: int) -> None:
-    """One legend for all panels, under them."""
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
+def legend_below(figure: Figure, handles: Sequence[Artist | ErrorbarContainer]) -> None:
+    """One legend for all panels, under them, in as many columns as the figure has room for."""
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
+            return
+        legend.remove()

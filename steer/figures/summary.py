@@ -17,10 +17,10 @@ DIFFERENCES = tuple(
 COLUMNS = (*COUNTS, *RATES, *DIFFERENCES, "restates_rate", "first_token_kl")
 
 BODY = """
-<p class="faint">Judged by “{{ judge }}”. In brackets: {{ level|per_cent }} % intervals (Wilson for shares,
-paired bootstrap over prompts for changes against the unsteered model); p: exact McNemar test; restates:
-share of the well-formed answers that restate the request; KL: of the first token, against the unsteered
-model.</p>
+<p class="faint">Judged by “{{ judge }}”. In brackets: {{ level|per_cent }}&nbsp;% intervals (Wilson for
+shares, paired bootstrap over prompts for changes against the unsteered model); p: exact McNemar test;
+restates: share of the well-formed answers that restate the request; KL: of the first token, against the
+unsteered model.</p>
 <p>
 {% for look in verdicts.values() %}
 <span class="key" style="background: {{ look.colour }}"></span>{{ look.label }}

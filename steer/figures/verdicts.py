@@ -135,7 +135,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
         figure, f"{settings['model']}: what the replies are, judged by “{settings['scores']['judge']}”"
     )
     interval = style.interval_handle(f"{style.per_cent(level)} Wilson interval")
-    style.legend_below(figure, [*style.verdict_patches(), interval], 4)
+    style.legend_below(figure, [*style.verdict_patches(), interval])
     return figure
 
 

@@ -45,7 +45,7 @@ def test_curves_show_shares_and_the_line_marks_the_choice(tmp_path: Path) -> Non
     rows = table(list(strength_rows()), tmp_path)
     with style.applied():
         figure = dose_response.plot(rows, registry.settings_of("dose_response", config(), MODEL))
-    verdicts, divergence = figure.axes[0], figure.axes[3]
+    verdicts, divergence = figure.axes[:2]
     first = rows[(rows["arm"] == "add-induce") & (rows["scope"] == "all")]
     for line, name in zip(verdicts.lines, dose_response.VERDICTS, strict=False):
         assert list(line.get_xdata()) == list(COEFFICIENTS)

@@ -1,6 +1,5 @@
 """Pages of the report: replies are escaped or withheld, numbers are printed as they are meant."""
 
-import json
 import math
 from html.parser import HTMLParser
 from pathlib import Path
@@ -66,7 +65,9 @@ def test_each_arm_answers_the_same_sampled_test_prompts(tmp_path: Path) -> None:
     text = samples(tmp_path, "full")
     for name in LABELS:
         assert text.count(f"request 0 of {name}") == 1
+        assert text.count(f"request 1 of {name}") == 1
         assert f"request 2 of {name}" not in text
+        assert "training request" not in text
 
 
 def test_a_reply_without_a_verdict_is_an_error(tmp_path: Path) -> None:
@@ -99,6 +100,9 @@ def test_a_page_may_load_and_run_nothing() -> None:
         (page.p_value(0.0), "< 0.001"),
         (page.p_value(0.034), "0.034"),
         (page.p_value(math.nan), "–"),
+        (page.decimals(0.0), "0.00"),
+        (page.decimals(-0.118), "−0.12"),
+        (page.decimals(math.nan), "–"),
         (page.short(-0.0123), "−0.012"),
         (page.short(math.nan), "–"),
     ],
@@ -112,6 +116,8 @@ def test_agreement_has_a_cell_per_arm_and_set_and_a_dash_where_kappa_is_undefine
     registry.draw("agreement", settings, MODEL)
     text = (tmp_path / MODEL / "figures" / "agreement.html").read_text(encoding="utf-8")
     judges = 2
-    assert text.count("90 %") == judges * (1 + len(ARMS)) * len(LABELS)
+    assert text.count("90&nbsp;%") == judges * (1 + len(ARMS)) * len(LABELS)
     assert text.count("κ –") == judges * len(LABELS)
-    assert json.dumps(text).count("<h2>") == judges
+    assert text.count("<h2>") == judges + 1
+    assert text.index("<h2>small on held-out text") < text.index("<h2>small on the replies")
+    assert text.count("97&nbsp;%") == len(("val", "test"))

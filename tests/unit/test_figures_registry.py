@@ -139,6 +139,17 @@ def test_dose_and_response_is_left_out_when_no_dose_was_tried() -> None:
     assert registry.figures_of(config()) == list(registry.FIGURES)
 
 
+def test_agreement_is_left_out_when_there_is_one_judge() -> None:
+    assert "agreement" not in registry.figures_of(config(judges={"truth": {"kind": "grammar"}}))
+
+
+def test_only_judges_that_the_flow_trains_have_held_out_text() -> None:
+    judges = {"truth": {"kind": "grammar"}, "big": {"kind": "likelihood", "path": "folder"}}
+    assert registry.paths_of("agreement", config(judges=judges), MODEL)["held_out"] == []
+    paths = registry.paths_of("agreement", config("out"), MODEL)
+    assert paths["held_out"] == ["out/judges/small/agreement.json"]
+
+
 def test_inputs_of_sets_are_listed_once_each() -> None:
     paths = registry.paths_of("projections", config("out"), MODEL)
     assert paths["activations"] == [
