@@ -123,7 +123,7 @@ class StrengthSettings(Settings):
     """Choice of coefficient, scope and, among the best few, of layer and position, by judged generation."""
 
     coefficients: tuple[float, ...] = Field(
-        (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0),
+        (0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0),
         description="Multiples of the direction tried for `add` and `affine`, a factor of about √2 apart.",
     )
     scopes: tuple[Scope, ...] = Field(("all", "prompt", "generated"), description="Token scopes tried.")
