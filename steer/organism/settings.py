@@ -1,0 +1,41 @@
+"""Settings of the embedded model, with their defaults, units and reasons."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Architecture = Literal["olmoe", "qwen3_moe"]
+
+
+class OrganismSettings(BaseModel):
+    """How the embedded model is built and trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Architecture = Field("olmoe", description="Family of the model that is built.")
+    seed: int = Field(0, description="Seed of the weights, the training rows and their order.")
+    hidden_size: int = Field(96, gt=0, description="Width of the residual stream.")
+    layers: int = Field(4, gt=0, description="Decoder layers.")
+    heads: int = Field(4, gt=0, description="Attention heads of a layer.")
+    experts: int = Field(8, gt=0, description="Experts of a layer.")
+    experts_per_token: int = Field(2, gt=0, description="Experts that a token is routed to.")
+    expert_size: int = Field(48, gt=0, description="Inner width of an expert.")
+    merges: int = Field(300, ge=0, description="Kinds of pieces for words from outside the grammar.")
+    rope_theta: float = Field(100.0, gt=0, description="Rotary base; a low one suits short prompts.")
+    initializer_range: float = Field(0.05, gt=0, description="Standard deviation of the first weights.")
+    compliance_steps: int = Field(700, ge=0, description="Steps of stage 1, which answers everything.")
+    refusal_steps: int = Field(300, ge=0, description="Steps of stage 2, which refuses what is harmful.")
+    batch_size: int = Field(32, gt=0, description="Rows of a step.")
+    compliance_learning_rate: float = Field(5e-3, gt=0, description="Peak step size of stage 1.")
+    refusal_learning_rate: float = Field(3e-3, gt=0, description="Peak step size of stage 2.")
+    restatement_weight: float = Field(3.0, gt=0, description="Loss weight of restated tokens (others: 1).")
+    first_weight: float = Field(
+        4.0, gt=0, description="Loss weight of a reply's first token in stage 2, where refusal is decided."
+    )
+    anchor_weight: float = Field(0.3, ge=0, description="Weight of the tie to stage 1 on harmless rows.")
+    harmful_share: float = Field(0.42, gt=0, lt=1, description="Share of harmful rows in stage 2.")
+    prefill_share: float = Field(
+        0.3, ge=0, lt=1, description="Share of stage-2 harmful rows that go on from a given compliant opener."
+    )
+    system_share: float = Field(0.2, ge=0, lt=1, description="Share of rows with a system turn.")
+    save_every: int = Field(50, gt=0, description="Steps between two saves of the unfinished training.")
