@@ -113,6 +113,8 @@ def _describe(rows: DataFrame, settings: Settings) -> str:
 
 
 def _column(top: Axes, bottom: Axes, rows: DataFrame, ceiling: float) -> None:
+    if rows["strength"].min() > 0:
+        style.doubling_axis(top)
     _verdicts(top, rows)
     _divergence(bottom, rows, ceiling)
     _mark_choice(top, rows, label=True)

@@ -14,12 +14,13 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, Locator, LogLocator, NullLocator, PercentFormatter
 
 # Text is drawn as outlines: a picture inside the report can't bring a font of its own. The salt
 # makes the ids inside an SVG the same in every run.
@@ -112,8 +113,23 @@ def scaled_axis(
         return (scaled - origin) / unit
 
     second = axes.secondary_xaxis(at, functions=(forward, backward))
+    if axes.get_xscale() == "log":
+        plain_ticks(second.xaxis, LogLocator(subs=(1.0, 2.0, 5.0)))
     second.set_xlabel(label, size=8)
     second.tick_params(labelsize=8)
+
+
+def doubling_axis(axes: Axes) -> None:
+    """Make the x-axis logarithmic, with a tick at each power of two."""
+    axes.set_xscale("log", base=2)
+    plain_ticks(axes.xaxis, LogLocator(base=2))
+
+
+def plain_ticks(axis: Axis, locator: Locator) -> None:
+    """Ticks with plain numbers, and none between them."""
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def share_axis(axes: Axes, which: str = "y") -> None:
