@@ -17,7 +17,10 @@ GRAMMAR = sorted(str(path) for path in Path("data/grammar").iterdir())
 
 onstart:
     # Not while planning: a dry run must not change the settings of a flow that runs meanwhile.
-    write_bytes(SETTINGS, yaml.safe_dump(dict(config), allow_unicode=True).encode())
+    write_bytes(
+        SETTINGS,
+        yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False).encode(),
+    )
 
 
 wildcard_constraints:
