@@ -122,7 +122,7 @@ def _greedy(loaded: LoadedModel, max_new_tokens: int, *, use_cache: bool) -> Any
         do_sample=False,
         max_new_tokens=max_new_tokens,
         use_cache=use_cache,
-        eos_token_id=list(stop_tokens(loaded)) or None,
+        eos_token_id=list(stop_tokens(loaded)),
         pad_token_id=loaded.tokenizer.pad_token_id,
     )
 

@@ -175,6 +175,19 @@ def test_a_row_is_the_same_whether_or_not_others_go_on_after_its_end(tiny: Tiny)
     assert [reply.fired.tokens for reply in together] == [reply.fired.tokens for reply in alone]
 
 
+def test_padding_by_the_end_token_is_not_counted_as_reply(tiny: Tiny) -> None:
+    loaded, rows = tiny("olmoe"), prompts()
+    tokenizer = build_tokenizer()
+    free = [argmax_loop(loaded, prompt, 8) for prompt in rows]
+    tokenizer.pad_token = tokenizer.eos_token = tokenizer.convert_ids_to_tokens(free[0][1])
+    padded_by_end = replace(with_stops(loaded), tokenizer=tokenizer)
+    end = free[0][1]
+    replies = generate(padded_by_end, rows, [BASELINE] * len(rows), 8)
+    expected = [tokens.index(end) + 1 if end in tokens else 8 for tokens in free]
+    assert [reply.n_tokens for reply in replies] == expected
+    assert min(expected) < max(expected)
+
+
 def test_end_tokens_are_those_of_the_configuration_and_of_the_tokenizer(tiny: Tiny) -> None:
     loaded = tiny("olmoe")
     assert stop_tokens(loaded) == (257,)
@@ -188,7 +201,7 @@ def test_a_model_without_any_end_token_runs_to_the_limit(tiny: Tiny) -> None:
     loaded = with_stops(tiny("olmoe"))
     loaded.model.generation_config.eos_token_id = None
     tokenizer = build_tokenizer()
-    tokenizer.eos_token = None
+    tokenizer.eos_token = tokenizer.pad_token = None
     replies = generate(replace(loaded, tokenizer=tokenizer), prompts(2), [BASELINE] * 2, 5)
     assert [(reply.n_tokens, reply.finish) for reply in replies] == [(5, "length")] * 2
 

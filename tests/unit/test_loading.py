@@ -1,19 +1,22 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import GenerationConfig
 
 from steer.errors import SteerError
-from steer.models.loading import check_weights, left_padded, load_checkpoint
+from steer.models.loading import LoadedModel, check_weights, left_padded, load_checkpoint
 from tests.tiny import MOE_FAMILIES, build_model, build_tokenizer, save_checkpoint
 
+Tiny = Callable[[str], LoadedModel]
 Checkpoint = Callable[[str], Path]
 Weights = dict[str, Tensor]
 
@@ -70,6 +73,17 @@ def test_a_prompt_is_the_users_turn_in_the_models_own_template(checkpoint: Check
     user = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     assert bare.tokenizer.decode(bare.encode("Hello")) == user
     assert told.tokenizer.decode(told.encode("Hello")) == f"<|im_start|>system\nBe brief.<|im_end|>\n{user}"
+
+
+def test_a_beginning_that_the_template_writes_is_not_added_again_by_the_tokenizer(tiny: Tiny) -> None:
+    tokenizer = build_tokenizer()
+    start = ("<|im_start|>", tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[start]
+    )
+    assert tokenizer.encode("Hello")[0] == start[1]
+    prompt = replace(tiny("olmoe"), tokenizer=tokenizer).encode("Hello")
+    assert prompt[:2] == tiny("olmoe").encode("Hello")[:2] != [start[1]] * 2
 
 
 @pytest.mark.parametrize("lengths", [(3,), (1, 4, 2), (5, 5)])
