@@ -1,0 +1,99 @@
+"""Stage `judge`: train the embedded judge, a small dense language model that learns to say a verdict."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from steer.artifacts.provenance import code_digest, digest
+from steer.grammar import Grammar
+from steer.judges.agreement import write_agreement
+from steer.judges.examples import ExampleSource
+from steer.judges.lessons import batches, encode, standing_loss
+from steer.judges.rubrics import EMBEDDED
+from steer.judges.settings import LikelihoodJudge
+from steer.organism.losses import next_token_loss
+from steer.organism.settings import OrganismSettings
+from steer.organism.stages import Stage
+from steer.organism.state import TrainingState
+from steer.organism.tokenizer import build_tokenizer
+from steer.organism.training import one_thread, save_checkpoint, state_path, train_stage
+
+MERGES = 300
+BATCH_SIZE = 32
+LEARNING_RATE = 3e-3
+STANDING_WEIGHT = 3.0
+SAVE_EVERY = 100
+
+
+def train_judge(
+    settings: LikelihoodJudge,
+    grammar: Grammar,
+    out: Path,
+    agreement: Path,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Train the judge, save it as a checkpoint folder, and measure it on held-out text.
+
+    Runs on one thread, since the thread count changes the weights; a killed training is taken up again
+    and ends in the same bytes.
+
+    Args:
+        settings: seed and steps.
+        grammar: what prompts, replies and their true verdicts are drawn from.
+        out: the checkpoint folder.
+        agreement: JSON file of the agreement with the truth.
+        log: told how it goes.
+
+    Raises:
+        SteerError: no room to write, or no permission.
+    """
+    with one_thread():
+        tokenizer = build_tokenizer(grammar, MERGES)
+        model = build_model(tokenizer, settings.seed)
+        state = TrainingState.open(state_path(out), training_key(settings, grammar))
+        stage = verdict_stage(settings, grammar, tokenizer)
+        train_stage(model, stage, OrganismSettings(save_every=SAVE_EVERY), state, log)
+        save_checkpoint(model, tokenizer, out)
+        write_agreement(out, grammar, settings.seed, agreement, log)
+    state.remove()
+
+
+def training_key(settings: LikelihoodJudge, grammar: Grammar) -> str:
+    """Digest of all that decides the trained weights, but the machine."""
+    parts = [settings.seed, settings.steps, grammar.digest, code_digest(__name__), str(torch.__version__)]
+    return digest(parts)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """The untrained judge, whose weights depend on the seed alone."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        initializer_range=0.05,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def verdict_stage(settings: LikelihoodJudge, grammar: Grammar, tokenizer: PreTrainedTokenizerFast) -> Stage:
+    """The one stage: say the verdict, and at each token of the reply what it can still become."""
+    source = ExampleSource(grammar, "train", random.Random(f"{settings.seed} judge"))
+    lessons = encode(source.draw(settings.steps * BATCH_SIZE), tokenizer)
+    offers = [int(tokenizer.get_vocab()[offer.text]) for offer in EMBEDDED.offers]
+    losses = [next_token_loss, standing_loss(offers, STANDING_WEIGHT)]
+    batch = batches(lessons, BATCH_SIZE, int(tokenizer.pad_token_id))
+    return Stage("verdicts", settings.steps, LEARNING_RATE, batch, losses)
