@@ -42,7 +42,7 @@ def write_agreement(
 
 
 def agreement(examples: Sequence[Example], judgements: Sequence[Judgement], seed: int) -> dict[str, Any]:
-    """Accuracy, Cohen's kappa, confusion and the accuracy by kind of reply; unscored replies are counted apart."""
+    """Accuracy, Cohen's kappa, confusion and accuracy by kind of reply; the unscored are counted apart."""
     pairs = [
         (example, judgement.verdict)
         for example, judgement in zip(examples, judgements, strict=True)
