@@ -1,0 +1,105 @@
+"""The default and every study plan, and every rule says what a reader of the workflow needs."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steer.config import load
+from steer.figures import registry
+from tests.workflow.project import ROOT, Project
+
+STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
+RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
+DIRECTIVES = ("output", "log", "benchmark", "conda", "params", "message", "shell")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project.of_the_checkout(tmp_path_factory.mktemp("plan") / "project")
+
+
+def _plan(project: Project, *configs: Path) -> dict[str, int]:
+    project.path("config.tiny.yaml").write_text(configs[-1].read_text() if configs else "{}\n")
+    return project.plan()
+
+
+@pytest.fixture(scope="module")
+def default(project: Project) -> dict[str, int]:
+    """How many jobs of each rule the default configuration plans."""
+    return _plan(project)
+
+
+def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
+    config = load(ROOT / "config.yaml")
+    sets, judges = len(config.generation.sets), len(config.judges)
+    once = ("download", "organism", "judge", "resolve", "directions", "strength", "arms", "scores")
+    figures = {f"figure_{name}": 1 for name in registry.figures_of(config)}
+    several = {"prompts": len(config.sets), "activations": len(config.sets), "selection": 2}
+    answers = {"generation": sets, "judging": sets * judges}
+    assert default == {**dict.fromkeys(once, 1), **several, **answers, **figures}
+    assert figures.keys() == {f"figure_{name}" for name in registry.FIGURES}
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
+def test_every_study_plans(project: Project, study: Path) -> None:
+    config = load(ROOT / "config.yaml", study)
+    plan = _plan(project, study)
+    # The models of the default are there as well: a study is laid over it.
+    assert plan["generation"] == len(config.models) * len(config.generation.sets)
+    assert plan["resolve"] == len(config.models)
+    assert plan.get("organism", 0) == sum(model.organism is not None for model in config.models.values())
+
+
+def test_planning_leaves_no_file_behind(project: Project, default: dict[str, int]) -> None:
+    assert not any(project.path(name).exists() for name in ("results", "logs", "benchmarks"))
+
+
+def test_a_misspelt_key_stops_the_flow_with_the_nearest_known_one(project: Project) -> None:
+    project.path("config.tiny.yaml").write_text(yaml.safe_dump({"generation": {"max_new_tokns": 3}}))
+    said = project.snakemake("--dry-run", check=False)
+    assert "unknown key `generation.max_new_tokns`; did you mean `max_new_tokens`?" in said
+    assert "next: see the table of settings in the README" in said
+
+
+def test_a_source_that_is_not_in_the_table_stops_the_flow(project: Project) -> None:
+    changes = {"sets": {"advbench": {"source": "advbnch"}}}
+    project.path("config.tiny.yaml").write_text(yaml.safe_dump(changes))
+    said = project.snakemake("--dry-run", check=False)
+    assert "source `advbnch`: is not in" in said
+    assert "did you mean `advbench`?" in said
+
+
+def _rules() -> Iterator[tuple[str, str]]:
+    """Place and text of every rule, those that a loop makes included."""
+    for path in RULES:
+        parts = re.split(r"^( *)rule ?(\w*):\n", path.read_text(), flags=re.MULTILINE)
+        for indent, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            body = re.split(rf"^{indent}\S", text, maxsplit=1, flags=re.MULTILINE)[0]
+            yield f"{path.name}: {name or 'made in a loop'}", body
+
+
+@pytest.mark.parametrize(("place", "text"), [*_rules()], ids=lambda value: value if len(value) < 50 else "")
+def test_every_rule_has_a_log_a_benchmark_an_environment_and_a_message(place: str, text: str) -> None:
+    found = re.findall(r"^ +(\w+):$", text, flags=re.MULTILINE)
+    assert {*DIRECTIVES} <= {*found}, place
+    assert "python -m steer " in text
+    assert "> {log:q} 2>&1" in text
+    message = re.search(r"message:\n +\"(.*)\"\n", text)
+    assert message
+    assert "{" in message[1]
+
+
+def test_every_rule_file_opens_with_what_it_needs_and_makes() -> None:
+    for path in RULES:
+        if path.name != "common.smk":
+            contract = path.read_text().split('"""')[1]
+            assert re.search(r"^Needs: .+", contract, flags=re.MULTILINE), path.name
+            assert re.search(r"^Makes: .+", contract, flags=re.MULTILINE), path.name
+
+
+def test_snakemake_finds_nothing_to_complain_about(project: Project) -> None:
+    project.path("config.tiny.yaml").write_text("{}\n")
+    assert "Congratulations" in project.snakemake("--lint")

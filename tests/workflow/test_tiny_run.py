@@ -1,0 +1,184 @@
+"""The whole flow run for real on a tiny organism: what it makes, and what a rerun does."""
+
+import csv
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from steer.artifacts.activations import ActivationFile
+from steer.config import Config, load
+from steer.figures import registry
+from tests.workflow.project import ROOT, Project
+
+TINY = load(ROOT / "config.yaml", Path(__file__).parent / "config.tiny.yaml")
+SETS, ARMS = TINY.generation.sets, list(TINY.arms)
+BY_SCORES = {"figure_summary": 1, "figure_verdicts": 1}
+SCORED = {"scores": 1, "figure_agreement": 1, **BY_SCORES}
+ANSWERED = {"generation": 3, "judging": 9, "figure_samples": 1, **SCORED}
+STRENGTH = {"strength": 1, "arms": 1, "figure_dose_response": 1, "figure_selection_map": 1, **ANSWERED}
+MEASURED = {
+    "directions": 1,
+    "selection": 2,
+    "figure_direction_writes": 1,
+    "figure_projections": 1,
+    **STRENGTH,
+}
+MODEL = {"resolve": 1, "activations": 3, **MEASURED}
+
+
+def _lines(project: Project, name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in project.path(f"results/{name}").read_text().splitlines()]
+
+
+def _table(project: Project, name: str) -> list[dict[str, str]]:
+    with project.path(f"results/{name}").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_figure_and_table_is_made(finished: Project) -> None:
+    for name in registry.FIGURES:
+        for path in registry.outputs_of(name, TINY, "organism"):
+            assert finished.path(path).stat().st_size > 20, path
+    scores = _table(finished, "organism/scores.csv")
+    expected = {(arm, name, judge) for arm in ARMS for name in SETS for judge in TINY.judges}
+    assert {(row["arm"], row["set"], row["judge"]) for row in scores} == expected
+    assert all(int(row["n"]) == 5 for row in scores)
+
+
+def test_every_reply_is_there_once_and_judged_by_everyone(finished: Project) -> None:
+    for name in SETS:
+        prompts = [row["id"] for row in _lines(finished, f"prompts/{name}.jsonl") if row["split"] == "test"]
+        replies = _lines(finished, f"organism/generation/{name}.jsonl")
+        wanted = [(arm, prompt) for arm in ARMS for prompt in sorted(prompts)]
+        assert [(row["arm"], row["prompt_id"]) for row in replies] == wanted
+        for judge in TINY.judges:
+            verdicts = _lines(finished, f"organism/judging/{name}.{judge}.jsonl")
+            assert [(row["arm"], row["prompt_id"]) for row in verdicts] == wanted
+
+
+def test_the_activations_are_of_the_prompts_and_the_model(finished: Project) -> None:
+    digest = json.loads(finished.path("results/organism/model.json").read_text())["digest"]
+    for name in SETS:
+        ids = [row["id"] for row in _lines(finished, f"prompts/{name}.jsonl")]
+        path = finished.path(f"results/organism/activations/{name}.h5")
+        with ActivationFile(path, model=digest, prompt_ids=ids) as file:
+            assert file.positions == TINY.activations.positions
+
+
+def test_every_job_left_a_log_and_a_benchmark_and_no_scrap(finished: Project) -> None:
+    logs = {
+        path.relative_to(finished.path("logs")).with_suffix("")
+        for path in finished.path("logs").rglob("*.log")
+    }
+    measured = finished.path("benchmarks")
+    assert {path.relative_to(measured).with_suffix("") for path in measured.rglob("*.tsv")} == logs
+    assert len(logs) == 3 + 3 + 3 + 9 + 2 + 8 + 7
+    scraps = re.compile(r"partial|\.parts|training\.pt")
+    assert not [name for name in finished.results() if scraps.search(name)]
+
+
+def test_a_finished_run_plans_nothing(finished: Project) -> None:
+    assert finished.plan() == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("report={replies: full}", {"figure_samples": 1}),
+        ("scores={confidence: 0.9}", {**SCORED, "figure_dose_response": 1}),
+        ("generation={max_new_tokens: 6}", ANSWERED),
+        ("judges={more: {kind: phrases, match: at_start}}", {"judging": 3, **SCORED}),
+        ("arms={more: {operation: ablate, rank: 2, tuned: false}}", STRENGTH),
+        ("selection={cosmic: {layers: 0.5}}", {"selection": 1, **STRENGTH}),
+        ("directions={filter: true}", MEASURED),
+        ("seed=1", {"prompts": 3, "activations": 3, **MEASURED}),
+        ("models={organism: {organism: {seed: 1}}}", {"organism": 1, **MODEL}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_changed_setting_rebuilds_what_depends_on_it_and_nothing_else(
+    finished: Project, setting: str, expected: dict[str, int]
+) -> None:
+    assert finished.plan("--config", setting) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("figures/verdicts", {"figure_verdicts": 1}),
+        ("scores", SCORED),
+        ("judges/phrases", {"judging": 3, **SCORED}),
+        ("models/decoding", STRENGTH),
+        ("organism/losses", {"organism": 1, "judge": 1, **MODEL}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_changed_code_rebuilds_what_it_makes_and_nothing_else(
+    finished: Project, module: str, expected: dict[str, int]
+) -> None:
+    with finished.extended(f"steer/{module}.py", "\nVERSION = 2\n"):
+        assert finished.plan() == expected
+
+
+def test_a_comment_rebuilds_nothing(finished: Project) -> None:
+    with finished.extended("steer/artifacts/files.py", "\n# Words.\n"):
+        assert finished.plan() == {}
+
+
+def test_changed_data_rebuilds_what_is_made_from_it_and_nothing_else(finished: Project) -> None:
+    everyday = {"activations": 1, "generation": 1, "judging": 3, "figure_samples": 1, "figure_projections": 1}
+    with finished.extended("data/prompts/everyday.jsonl", json.dumps({"text": "What is a kite?"})):
+        assert finished.plan() == {"prompts": 1, **everyday, **SCORED}
+    with finished.extended("data/grammar/contexts.txt", "in a hurry\n"):
+        plan = finished.plan()
+    assert plan == {"prompts": 2, "organism": 1, "judge": 1, **MODEL}
+
+
+def test_restyling_one_figure_redraws_one_figure(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "restyled")
+    before = project.results()
+    source = project.path("steer/figures/dose_response.py")
+    source.write_text(source.read_text().replace("alpha=", "alpha=0.5 * ", 1))
+    project.run()
+    after = project.results()
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed
+    assert changed <= {f"organism/figures/dose_response{suffix}" for suffix in (".svg", ".png")}
+    assert project.plan() == {}
+
+
+def test_a_new_arm_is_generated_and_judged_alone(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "extended")
+    before = {name: _lines(project, f"organism/generation/{name}.jsonl") for name in SETS}
+    old_arms = project.results("organism/arms/*")
+    project.configure({"arms": {"more": {"operation": "ablate", "rank": 2, "tuned": False}}})
+    project.run()
+    for name in SETS:
+        rows = _lines(project, f"organism/generation/{name}.jsonl")
+        assert [row for row in rows if row["arm"] != "more"] == before[name]
+        assert Counter(row["arm"] for row in rows)["more"] == 5
+        log = project.path(f"logs/generation/organism/{name}.log").read_text()
+        assert f"5 replies made, {5 * len(ARMS)} kept from before" in log
+        # What the judge has seen before is not judged again.
+        log = project.path(f"logs/judging/organism/{name}.truth.log").read_text()
+        judged = re.search(r"(\d+) judged now", log)
+        assert judged
+        assert int(judged[1]) <= 5
+    assert old_arms.items() <= project.results("organism/arms/*").items()
+    assert project.plan() == {}
+
+
+def test_the_report_holds_every_figure_and_needs_no_other_file(finished: Project) -> None:
+    finished.snakemake("--report", "results/report.html")
+    page = finished.path("results/report.html").read_text()
+    for name in registry.figures_of(TINY):
+        assert registry.FIGURES[name].title in page, name
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?://", page)
+
+
+def test_the_configuration_that_jobs_saw_is_kept_with_the_results(finished: Project) -> None:
+    kept: Config = load(finished.path("results/config.yaml"))
+    assert kept == TINY
