@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -20,7 +20,6 @@ from steer.organism.tokenizer import END, chat_text
 VERDICTS: tuple[Verdict, ...] = tuple(offer.verdict for offer in EMBEDDED.offers)
 BROKEN = VERDICTS.index("non_response")
 UNKNOWN = -100
-FIRST_BREAK = 10.0
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,6 @@ def _standing(end: int, kept: dict[int, int]) -> int:
     if len(possible) > 1:
         return UNKNOWN
     return possible[0] if possible else BROKEN
-
-
-def first_break(standing: Int[Tensor, "row token"]) -> Bool[Tensor, "row token"]:
-    """Where each row is first broken: the tokens at which all is decided."""
-    broken = standing == BROKEN
-    return broken & (broken.cumsum(dim=1) == 1)
 
 
 def batches(lessons: Sequence[Lesson], size: int, pad: int) -> Callable[[int], Batch]:
