@@ -17,7 +17,6 @@ from steer.judges.lessons import (
     VERDICTS,
     batches,
     encode,
-    first_break,
     standing,
     standing_loss,
 )
