@@ -82,9 +82,10 @@ class Project:
         assert not (check and done.returncode), done.stdout + self.logs()
         return done.stdout
 
-    def run(self, *targets: str) -> str:
+    def run(self, *targets: str, check: bool = True) -> str:
         """Run the flow as `make` does, or as much of it as the targets need."""
-        return self.snakemake("--workflow-profile", "workflow/profiles/default", "--cores", "2", *targets)
+        profile = ("--workflow-profile", "workflow/profiles/default")
+        return self.snakemake(*profile, "--cores", "2", *targets, check=check)
 
     def plan(self, *arguments: str) -> dict[str, int]:
         """How many jobs of each rule would run."""
