@@ -25,9 +25,9 @@ PROMPTS = 12
 LIMIT = 6
 
 
-def make(folder: Path, checkpoint: str) -> Study:
-    """A study with two arms, four `test` prompts and batches of two: four batches in all."""
-    study = make_study(folder, load_checkpoint(checkpoint), PROMPTS, batch_size=2)
+def make(folder: Path, checkpoint: str, prompts: int = PROMPTS) -> Study:
+    """A study with two arms and batches of two; a third of the prompts is `test`: four, so four batches."""
+    study = make_study(folder, load_checkpoint(checkpoint), prompts, batch_size=2)
     vector = study.directions.direction[2, -1]
     for arm in (Arm("baseline"), Arm("add", (Operation("add", "v", 2),), {"v": vector})):
         write_arm(study.path(f"{arm.name}.safetensors"), arm, model="m1", provenance={})
