@@ -57,15 +57,14 @@ def unit(direction: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
 
 
 def orthonormal_basis(directions: Float[Tensor, "k d"]) -> Float[Tensor, "rank d"]:
-    """Orthonormal rows that span the same space, the first parallel to the first (Gram-Schmidt, float64).
+    """Orthonormal rows that span the same space, the first along the first (modified Gram-Schmidt, float64).
 
     A direction that depends on those before it adds no row: there are as many rows as the rank.
     """
     rows: list[Tensor] = []
     for direction in directions.double():
         rest = direction
-        # Once leaves what rounding made of the parts that were taken off; twice is enough.
-        for row in rows * 2:
+        for row in rows:
             rest = rest - (rest @ row) * row
         if rest.norm() > DEPENDENT * direction.norm():
             rows.append(rest / rest.norm())
