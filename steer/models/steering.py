@@ -44,7 +44,7 @@ class Steering:
         # The mask of the prompt is given, since `generate` hands the model another kind of mask.
         self._prompt_mask = prompt_mask
         self._prompt_width = prompt_mask.shape[1]
-        self._columns = (0, 0)
+        self._segments: list[tuple[Phase, slice]] = []
         self._residual_norm: dict[int, Tensor] = {}
         self._passes: dict[Phase, int] = {"prompt": 0, "generated": 0}
         self._called: set[tuple[Site, Phase]] = set()
@@ -71,31 +71,25 @@ class Steering:
         width = (ids if ids is not None else embeds).shape[1]  # type: ignore[union-attr]
         cache = kwargs.get("past_key_values")
         start = int(cache.get_seq_length()) if cache is not None else 0
-        self._columns = (start, start + width)
-        for phase, _ in self.segments():
+        border = min(max(self._prompt_width - start, 0), width)
+        cut: list[tuple[Phase, slice]] = [("prompt", slice(0, border)), ("generated", slice(border, width))]
+        self._segments = [(phase, columns) for phase, columns in cut if columns.start < columns.stop]
+        for phase, _ in self._segments:
             self._passes[phase] += 1
-
-    def segments(self) -> Iterator[tuple[Phase, slice]]:
-        """The phases that the current pass computes, each with its columns."""
-        start, stop = self._columns
-        border = min(max(self._prompt_width - start, 0), stop - start)
-        if border:
-            yield "prompt", slice(0, border)
-        if border < stop - start:
-            yield "generated", slice(border, stop - start)
 
     def note_residual(self, layer: int, h: Float[Tensor, "batch tokens d"]) -> None:
         """Keep the norm of the residual entering a layer, in the pass that is measured."""
-        if any(self._passes[phase] == 1 for phase, _ in self.segments()):
+        if any(self._passes[phase] == 1 for phase, _ in self._segments):
             self._residual_norm[layer] = _norm(h)
 
     def apply(self, site: Site, h: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch tokens d"]:
         """Edit what passes a site."""
-        segments = list(self.segments())
-        parts = [self._apply_phase(site, phase, h[:, columns], columns) for phase, columns in segments]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if len(self._segments) == 1:
+            return self._apply_phase(site, *self._segments[0], h)
+        parts = [self._apply_phase(site, phase, columns, h[:, columns]) for phase, columns in self._segments]
+        return torch.cat(parts, dim=1)
 
-    def _apply_phase(self, site: Site, phase: Phase, h: Tensor, columns: slice) -> Tensor:
+    def _apply_phase(self, site: Site, phase: Phase, columns: slice, h: Tensor) -> Tensor:
         edit = self.edits[site].get(phase)
         if edit is None:
             return h
