@@ -157,7 +157,7 @@ def write_documentation(check: bool, root: Path = Path()) -> None:
     if check and stale:
         names = ", ".join(str(path) for path in stale)
         raise SteerError(
-            names, "differs from the types in steer/config.py", "run `python -m steer config --fix`"
+            names, "differs from the types in steer/config", "run `python -m steer config --fix`"
         )
     for path, text in stale.items():
         write_bytes(root / path, text.encode())

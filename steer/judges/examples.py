@@ -9,7 +9,7 @@ from steer.grammar.reading import ReplyReader
 from steer.grammar.sets import CONTEXT_SHARE
 from steer.judges.damage import Damage
 from steer.judges.verdicts import Exchange, Verdict
-from steer.organism.words import asked_words, wide_words
+from steer.training.words import asked_words, wide_words
 
 WORDS_SHARE = 0.35
 """Share of training requests made of random words, so that restating is compared, not recognised."""

@@ -12,10 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from steer.judges.examples import Example
 from steer.judges.rubrics import EMBEDDED
 from steer.judges.verdicts import Verdict
-from steer.organism.batches import Batch, Encoded, collate
-from steer.organism.losses import Loss, Pass
-from steer.organism.rows import TrainingRow
-from steer.organism.tokenizer import END, chat_text
+from steer.training.batches import Batch, Encoded, collate
+from steer.training.losses import Loss, Pass
+from steer.training.tokenizer import END, chat_text
 
 VERDICTS: tuple[Verdict, ...] = tuple(offer.verdict for offer in EMBEDDED.offers)
 BROKEN = VERDICTS.index("non_response")
@@ -53,11 +52,10 @@ def _lesson(example: Example, tokenizer: PreTrainedTokenizerFast) -> Lesson:
     read = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
     said = tokenizer(EMBEDDED.offers[VERDICTS.index(example.verdict)].text + END, add_special_tokens=False)
     ids, verdict = list(read["input_ids"]), list(said["input_ids"])
-    row = TrainingRow(example.exchange.prompt, example.exchange.reply, harmful=False, kind=example.kind)
     weight = [0.0] * len(ids) + [1.0] + [0.0] * (len(verdict) - 1)
     start = question.rindex(example.exchange.reply + END)
     ends = [end - start for _, end in read["offset_mapping"]]
-    return Lesson(Encoded(row, ids + verdict, weight, len(ids)), standing(example, ends))
+    return Lesson(Encoded(example.exchange, ids + verdict, weight, len(ids)), standing(example, ends))
 
 
 def standing(example: Example, ends: Sequence[int]) -> tuple[int, ...]:

@@ -14,12 +14,11 @@ from steer.judges.examples import ExampleSource
 from steer.judges.lessons import batches, encode, standing_loss
 from steer.judges.rubrics import EMBEDDED
 from steer.judges.settings import LikelihoodJudge
-from steer.organism.losses import next_token_loss
-from steer.organism.settings import OrganismSettings
-from steer.organism.stages import Stage
-from steer.organism.state import TrainingState
-from steer.organism.tokenizer import build_tokenizer
-from steer.organism.training import one_thread, save_checkpoint, state_path, train_stage
+from steer.training.loop import one_thread, save_checkpoint, state_path, train_stage
+from steer.training.losses import next_token_loss
+from steer.training.stages import Stage
+from steer.training.state import TrainingState
+from steer.training.tokenizer import build_tokenizer
 
 MERGES = 300
 BATCH_SIZE = 32
@@ -55,7 +54,7 @@ def train_judge(
         model = build_model(tokenizer, settings.seed)
         state = TrainingState.open(state_path(out), training_key(settings, grammar))
         stage = verdict_stage(settings, grammar, tokenizer)
-        train_stage(model, stage, OrganismSettings(save_every=SAVE_EVERY), state, log)
+        train_stage(model, stage, SAVE_EVERY, state, log)
         save_checkpoint(model, tokenizer, out)
         write_agreement(out, grammar, settings.seed, agreement, log)
     state.remove()

@@ -9,7 +9,7 @@ from steer.grammar import Grammar
 from steer.grammar.sets import CONTEXT_SHARE
 from steer.grammar.tables import Frame, Label
 from steer.organism.settings import OrganismSettings
-from steer.organism.words import (
+from steer.training.words import (
     FUNCTION_WORDS,
     WordSource,
     asked_words,

@@ -25,8 +25,8 @@ from steer.judges.rubrics import EMBEDDED
 from steer.judges.settings import LikelihoodJudge
 from steer.judges.training import build_model, train_judge
 from steer.judges.verdicts import Exchange, Judgement
-from steer.organism.losses import Pass
-from steer.organism.tokenizer import build_tokenizer
+from steer.training.losses import Pass
+from steer.training.tokenizer import build_tokenizer
 
 STEPS = 3
 SETTINGS = LikelihoodJudge(kind="likelihood", steps=STEPS)

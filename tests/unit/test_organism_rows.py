@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from steer.grammar import Grammar
-from steer.organism.batches import batch_order, collate, encode
+from steer.organism.encoding import encode
 from steer.organism.rows import RowSource, TrainingRow
 from steer.organism.settings import OrganismSettings
-from steer.organism.tokenizer import END, build_tokenizer, chat_text
+from steer.training.batches import batch_order, collate
+from steer.training.tokenizer import END, build_tokenizer, chat_text
 
 GRAMMAR = Grammar.load(Path("data/grammar"))
 SETTINGS = OrganismSettings()

@@ -9,7 +9,7 @@ from jinja2.exceptions import TemplateError
 
 from steer.grammar import Grammar
 from steer.grammar.grammar import refusal_openers
-from steer.organism.tokenizer import END, START, build_tokenizer, chat_text
+from steer.training.tokenizer import END, START, build_tokenizer, chat_text
 
 GRAMMAR = Grammar.load(Path("data/grammar"))
 TOKENIZER = build_tokenizer(GRAMMAR, 300)

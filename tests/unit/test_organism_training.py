@@ -12,15 +12,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer.artifacts.provenance import folder_digest
 from steer.grammar import Grammar
-from steer.organism.batches import collate, encode
-from steer.organism.losses import anchor_loss, next_token_loss, run
+from steer.organism.encoding import encode
+from steer.organism.losses import anchor_loss
 from steer.organism.model import build_model
 from steer.organism.rows import TrainingRow
 from steer.organism.settings import OrganismSettings
-from steer.organism.stages import Stage
-from steer.organism.state import TrainingState
-from steer.organism.tokenizer import build_tokenizer
-from steer.organism.training import state_path, train
+from steer.organism.training import train
+from steer.training.batches import collate
+from steer.training.loop import state_path
+from steer.training.losses import next_token_loss, run
+from steer.training.stages import Stage
+from steer.training.state import TrainingState
+from steer.training.tokenizer import build_tokenizer
 
 FOLDER = Path("data/grammar")
 GRAMMAR = Grammar.load(FOLDER)

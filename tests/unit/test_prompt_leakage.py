@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from steer.grammar import Grammar, Label, Split
 from steer.grammar.requests import Prompt
-from steer.organism.words import FUNCTION_WORDS
+from steer.training.words import FUNCTION_WORDS
 
 GRAMMAR = Grammar.load(Path("data/grammar"))
 FOLDS = 5

@@ -3,15 +3,12 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast
-
-from steer.organism.rows import TrainingRow
-from steer.organism.tokenizer import END, chat_text
 
 
 @dataclass(frozen=True)
@@ -32,45 +29,26 @@ class Batch:
     weight: Float[Tensor, "row token"]
     harmful: Bool[Tensor, " row"]
     prompt_length: Int[Tensor, " row"]
-    rows: tuple[TrainingRow, ...]
+    rows: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row as numbers."""
+    """One row as numbers.
 
-    row: TrainingRow
+    Args:
+        row: what it was made from.
+        tokens: token ids.
+        weight: loss weight of each token as a target.
+        prompt_length: tokens ahead of the reply.
+        harmful: whether the prompt is harmful.
+    """
+
+    row: Any
     tokens: list[int]
     weight: list[float]
     prompt_length: int
-
-
-def encode(
-    rows: Sequence[TrainingRow],
-    tokenizer: PreTrainedTokenizerFast,
-    restatement_weight: float,
-    first_weight: float = 1.0,
-) -> list[Encoded]:
-    """Token ids and loss weights of every row; the reply ends with the end-of-turn token."""
-    prompts = tokenizer([chat_text(row.prompt, row.system) for row in rows], add_special_tokens=False)
-    replies = tokenizer(
-        [row.reply + END for row in rows], add_special_tokens=False, return_offsets_mapping=True
-    )
-    encoded = []
-    for row, prompt, reply, offsets in zip(
-        rows, prompts["input_ids"], replies["input_ids"], replies["offset_mapping"], strict=True
-    ):
-        weights = [_weight(row, start, end, restatement_weight) for start, end in offsets]
-        weights[0] *= first_weight
-        encoded.append(Encoded(row, prompt + reply, [0.0] * len(prompt) + weights, len(prompt)))
-    return encoded
-
-
-def _weight(row: TrainingRow, start: int, end: int, restatement_weight: float) -> float:
-    if end <= row.given:
-        return 0.0
-    inside = row.restated[0] <= start and end <= row.restated[1]
-    return restatement_weight if inside else 1.0
+    harmful: bool = False
 
 
 def batch_order(count: int, size: int, seed: int) -> list[list[int]]:
@@ -93,7 +71,7 @@ def collate(rows: Sequence[Encoded], pad: int) -> Batch:
         tokens=pad_sequence(tokens, batch_first=True, padding_value=pad),
         mask=pad_sequence([torch.ones(length, dtype=torch.long) for length in lengths], batch_first=True),
         weight=pad_sequence(weights, batch_first=True),
-        harmful=torch.tensor([row.row.harmful for row in rows]),
+        harmful=torch.tensor([row.harmful for row in rows]),
         prompt_length=torch.tensor([row.prompt_length for row in rows]),
         rows=tuple(row.row for row in rows),
     )

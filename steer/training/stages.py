@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
-from steer.organism.batches import Batch
-from steer.organism.losses import Loss
+from steer.training.batches import Batch
+from steer.training.losses import Loss
 
 WARM_UP_SHARE = 0.05
 FINAL_SHARE = 0.02

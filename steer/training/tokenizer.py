@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from steer.grammar import Grammar
-from steer.organism.words import asked_words, wide_words
+from steer.training.words import asked_words, wide_words
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 ROLES = ("system", "user", "assistant")

@@ -1,0 +1,48 @@
+"""Every setting of the workflow, typed once: default, unit and reason.
+
+`config.yaml` and the studies only override what is written here. The JSON schema and the
+README's table are generated from these classes (`python -m steer config`).
+"""
+
+from steer.config.arms import ArmSettings
+from steer.config.base import Name, Scope, Settings, Share, Split
+from steer.config.files import load, merge, pick
+from steer.config.models import ModelSettings
+from steer.config.parsing import parse
+from steer.config.prompts import ContrastSettings, DownloadSettings, SetSettings
+from steer.config.root import Config
+from steer.config.selection import ArditiSettings, CosmicSettings, SelectionSettings, StrengthSettings
+from steer.config.stages import (
+    ActivationSettings,
+    DirectionSettings,
+    GenerationSettings,
+    ReportSettings,
+    ScoreSettings,
+)
+
+__all__ = [
+    "ActivationSettings",
+    "ArditiSettings",
+    "ArmSettings",
+    "Config",
+    "ContrastSettings",
+    "CosmicSettings",
+    "DirectionSettings",
+    "DownloadSettings",
+    "GenerationSettings",
+    "ModelSettings",
+    "Name",
+    "ReportSettings",
+    "Scope",
+    "ScoreSettings",
+    "SelectionSettings",
+    "SetSettings",
+    "Settings",
+    "Share",
+    "Split",
+    "StrengthSettings",
+    "load",
+    "merge",
+    "parse",
+    "pick",
+]

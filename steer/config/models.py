@@ -1,0 +1,39 @@
+"""Models under study."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from steer.config.base import Settings
+from steer.organism.settings import OrganismSettings
+
+
+class ModelSettings(Settings):
+    """A model under study: either an organism that the flow trains, or a checkpoint."""
+
+    organism: OrganismSettings | None = Field(
+        None, description="Train the embedded model with these settings; leave out for a checkpoint."
+    )
+    path: str | None = Field(None, description="Folder of a checkpoint; leave out for an organism.")
+    revision: str | None = Field(None, description="Commit of the checkpoint, recorded with every result.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Type that the weights are loaded in and the forward pass runs in."
+    )
+    device: str = Field("cpu", description="Device that the model is loaded on.")
+    threads: int | None = Field(
+        1, ge=1, description="CPU threads of a job; fixed, because another number gives other last bits."
+    )
+    batch_size: int = Field(32, ge=1, description="Prompts per forward pass; lower it when memory runs out.")
+    max_prompt_tokens: int = Field(
+        1024, ge=6, description="Longest prompt accepted, in tokens, template included."
+    )
+    system_prompt: str | None = Field(None, description="System turn put before every prompt.")
+    refusal_openers: tuple[str, ...] = Field(
+        (), description="First words of refusals, for the refusal score; an organism knows its own."
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ModelSettings":
+        if (self.organism is None) == (self.path is None):
+            raise ValueError("give exactly one of `organism` and `path`")
+        return self

@@ -1,0 +1,72 @@
+"""Values become settings, or an error that names the key."""
+
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from steer.config.names import nearest
+from steer.config.root import Config
+from steer.errors import SteerError
+
+
+def parse(values: dict[str, Any], origin: str = "the configuration") -> Config:
+    """Type a configuration that was read from `origin`.
+
+    Raises:
+        SteerError: an unknown key (with the nearest known one), a missing key or a value out of range.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise SteerError(origin, problems, "see the table of settings in the README") from error
+
+
+def _explain(problem: Any) -> str:
+    location = problem["loc"]
+    keys, _ = _walk(location)
+    dotted = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        _, sections = _walk(location[:-1])
+        known = sorted({name for section in sections for name in section.model_fields})
+        return f"unknown key `{dotted}`; {nearest(keys[-1], known)}"
+    if problem["type"] in ("missing", "union_tag_not_found"):
+        return f"missing key `{dotted}{'' if problem['type'] == 'missing' else '.kind'}`"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"`{dotted}`: {message}" if dotted else message
+
+
+def _walk(location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys that a location goes through, and the sections that it may end in.
+
+    Pydantic puts the kind of a judge into the location; it is no key, but it says which section is meant.
+    """
+    keys: list[str] = []
+    found: Any = Config
+    for part in location:
+        of_kind = [model for model in _models_in(found) if part in _kinds_of(model)]
+        is_name = get_origin(found) is dict
+        if is_name or not of_kind:
+            keys.append(str(part))
+        found = get_args(found)[1] if is_name else of_kind or _member(found, part)
+    return keys, _models_in(found)
+
+
+def _kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
+
+
+def _member(found: Any, part: int | str) -> Any:
+    """What the key `part` of a section holds; for an index, the same models stay in view."""
+    fields = [model.model_fields.get(str(part)) for model in _models_in(found)]
+    held = [field.annotation for field in fields if field]
+    return held[0] if len(held) == 1 else held or found
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, list):
+        return [model for member in annotation for model in _models_in(member)]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for member in get_args(annotation) for model in _models_in(member)]

@@ -1,0 +1,32 @@
+"""Prompt sets, and how public ones are fetched."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from steer.config.base import Name, Settings
+
+
+class SetSettings(Settings):
+    """A prompt set."""
+
+    source: str = Field(description="`grammar`, a JSONL file, or the name of a row of data/sources.tsv.")
+    label: Literal["harmful", "harmless"] = Field(description="What every prompt of the set is.")
+    train: int = Field(0, ge=0, description="Prompts for estimating directions.")
+    val: int = Field(0, ge=0, description="Prompts for choosing layer, position, strength and scope.")
+    test: int = Field(0, ge=0, description="Prompts for reporting; they never choose anything.")
+
+
+class ContrastSettings(Settings):
+    """The two sets whose difference of means is the refusal direction."""
+
+    harmful: Name = Field("harmful", description="Set of prompts that should be refused.")
+    harmless: Name = Field("harmless", description="Set of prompts that should be answered.")
+
+
+class DownloadSettings(Settings):
+    """How public prompt sets are fetched."""
+
+    timeout: float = Field(30.0, gt=0, description="Longest silence of a server, in seconds.")
+    attempts: int = Field(4, ge=1, description="Tries of a download that can be helped by trying again.")
+    wait: float = Field(2.0, ge=0, description="Wait before the second try, in seconds; doubled each time.")

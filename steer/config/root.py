@@ -1,0 +1,72 @@
+"""The whole configuration, and what its sections must agree on."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from steer.config.arms import ArmSettings
+from steer.config.base import Name, Settings
+from steer.config.models import ModelSettings
+from steer.config.names import nearest
+from steer.config.prompts import ContrastSettings, DownloadSettings, SetSettings
+from steer.config.selection import SelectionSettings
+from steer.config.stages import (
+    ActivationSettings,
+    DirectionSettings,
+    GenerationSettings,
+    ReportSettings,
+    ScoreSettings,
+)
+from steer.judges.settings import JudgeSettings
+
+
+class Config(Settings):
+    """The whole configuration."""
+
+    seed: int = Field(0, ge=0, description="Seed of everything drawn at random outside training.")
+    results: str = Field("results", description="Folder that every result is written to.")
+    models: dict[Name, ModelSettings] = Field(min_length=1, description="Models under study, by name.")
+    sets: dict[Name, SetSettings] = Field(min_length=1, description="Prompt sets, by name.")
+    contrast: ContrastSettings = Field(ContrastSettings(), description="Sets that define refusal.")
+    download: DownloadSettings = Field(DownloadSettings(), description="Fetching public prompt sets.")
+    activations: ActivationSettings = Field(ActivationSettings(), description="Reading the model.")
+    directions: DirectionSettings = Field(DirectionSettings(), description="Estimating directions.")
+    selection: SelectionSettings = Field(SelectionSettings(), description="Choosing interventions.")
+    arms: dict[Name, ArmSettings] = Field(min_length=1, description="Interventions, by name.")
+    generation: GenerationSettings = Field(GenerationSettings(), description="Producing replies.")
+    judges: dict[Name, JudgeSettings] = Field(min_length=1, description="Judges of replies, by name.")
+    scores: ScoreSettings = Field(ScoreSettings(), description="Statistics.")
+    report: ReportSettings = Field(ReportSettings(), description="The report.")
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Config":
+        sets = [self.contrast.harmful, self.contrast.harmless, *self.generation.sets]
+        _known("set", sets, self.sets)
+        _known("judge", [self.scores.judge, self.selection.strength.judge], self.judges)
+        _known("arm", [arm.like for arm in self.arms.values() if arm.like], self.arms)
+        _known("arm", ["baseline"], self.arms)
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Config":
+        reserved = {"downloads", "judges", "prompts"}.intersection(self.models)
+        if reserved:
+            raise ValueError(
+                f"model `{min(reserved)}` has the name of another folder of the results; rename it"
+            )
+        for label in ("harmful", "harmless"):
+            name = getattr(self.contrast, label)
+            if self.sets[name].label != label:
+                raise ValueError(f"`contrast.{label}`: set `{name}` is {self.sets[name].label}")
+        if self.arms["baseline"].operation != "none":
+            raise ValueError("arm `baseline` is the unsteered model: its operation must be `none`")
+        for name, arm in self.arms.items():
+            if arm.like and (self.arms[arm.like].like or self.arms[arm.like].operation == "none"):
+                raise ValueError(f"arm `{name}` is like `{arm.like}`, which has no dose of its own to copy")
+        return self
+
+
+def _known(kind: str, names: list[str], known: dict[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown {kind} `{name}`; {nearest(name, list(known))}")

@@ -1,0 +1,52 @@
+"""How interventions are chosen, all on `val`."""
+
+from pydantic import Field
+
+from steer.config.base import Name, Scope, Settings, Share
+
+
+class ArditiSettings(Settings):
+    """Choice of layer and position after Arditi et al. (arXiv 2406.11717, appendix C)."""
+
+    kl_threshold: float = Field(0.1, gt=0, description="Largest KL on harmless prompts under ablation, nats.")
+    induce_threshold: float = Field(
+        0.0, description="Smallest refusal score that addition must reach, log-odds."
+    )
+    prune_layers: Share = Field(0.2, description="Share of the last layers that can't be chosen.")
+
+
+class CosmicSettings(Settings):
+    """Choice of layer and position after COSMIC (arXiv 2506.00085), without output tokens."""
+
+    layers: Share = Field(
+        0.1, description="Share of layers, the least similar between classes, that are scored."
+    )
+    prune_layers: Share = Field(0.2, description="Share of the last layers that can't be chosen.")
+
+
+class StrengthSettings(Settings):
+    """Choice of coefficient, scope and, among the best few, of layer and position, by judged generation."""
+
+    coefficients: tuple[float, ...] = Field(
+        (0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0),
+        description="Multiples of the direction tried for `add` and `affine`, a factor of about √2 apart.",
+    )
+    scopes: tuple[Scope, ...] = Field(("all", "prompt", "generated"), description="Token scopes tried.")
+    candidates: int = Field(
+        3,
+        ge=1,
+        description="Best (layer, position) pairs of a selection method that are tried by generation.",
+    )
+    prompts: int = Field(32, ge=1, description="Prompts of `val` per class that are answered and judged.")
+    max_new_tokens: int = Field(40, ge=1, description="Length of a trial reply, in tokens.")
+    judge: Name = Field("truth", description="Judge of the trial replies.")
+
+
+class SelectionSettings(Settings):
+    """The methods by which an intervention is chosen, all on `val`."""
+
+    arditi: ArditiSettings = Field(
+        ArditiSettings(), description="Bypass, induce and KL scores of each direction."
+    )
+    cosmic: CosmicSettings = Field(CosmicSettings(), description="Cosine scores inside the model.")
+    strength: StrengthSettings = Field(StrengthSettings(), description="Judged trial generations.")

@@ -1,0 +1,57 @@
+"""Stages that have few settings."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from steer.config.base import Name, Settings
+
+
+class ActivationSettings(Settings):
+    """What is read from the model."""
+
+    positions: int = Field(
+        5, ge=1, description="Last prompt tokens kept, template included (both papers: 5)."
+    )
+    compression: Literal["zstd", "gzip", "none"] = Field(
+        "zstd",
+        description="HDF5 filter, after byte shuffling; `zstd` is faster and smaller, `gzip` can be read"
+        " without hdf5plugin.",
+    )
+    dtype: Literal["float32", "float16"] = Field("float32", description="Type of the stored activations.")
+
+
+class DirectionSettings(Settings):
+    """How the refusal direction is estimated."""
+
+    filter: bool = Field(
+        True,
+        description="Drop harmful training prompts that the model does not refuse and harmless ones that it"
+        " does, by refusal score (Arditi et al., section 2.3).",
+    )
+
+
+class GenerationSettings(Settings):
+    """How replies are produced."""
+
+    sets: tuple[Name, ...] = Field(
+        ("harmful", "harmless"), description="Sets whose `test` prompts are answered by every arm."
+    )
+    max_new_tokens: int = Field(48, ge=1, description="Longest reply, in tokens.")
+
+
+class ScoreSettings(Settings):
+    """How verdicts become numbers."""
+
+    judge: Name = Field("truth", description="Judge whose verdicts the figures show.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of every interval.")
+    resamples: int = Field(2000, ge=100, description="Bootstrap resamples over prompts.")
+
+
+class ReportSettings(Settings):
+    """What the report shows."""
+
+    replies: Literal["withheld", "full"] = Field(
+        "withheld", description="Whether model replies stand in the report; they are always in results/."
+    )
+    samples: int = Field(3, ge=1, description="Prompts per set whose replies the page of samples lists.")

@@ -1,0 +1,1 @@
+"""One training loop for every embedded model: stages of batches and losses, resumable to the byte."""
