@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from steer.artifacts.tensors import read_tensors, write_tensors
 from steer.errors import SteerError
 from steer.models.interventions import Arm, Operation
 
+# Written whatever their value.
+FIRST_FIELDS = ("operation", "tensor", "layer", "coefficient", "scope")
+
 
 def write_arm(path: Path | str, arm: Arm, *, model: str, provenance: Mapping[str, Any]) -> None:
     """Write one arm for the model of digest `model`; the baseline is an arm without operations."""
-    operations = canonical_json([asdict(operation) for operation in arm.operations])
-    metadata = {"arm": arm.name, "operations": operations}
+    metadata = {"arm": arm.name, "operations": canonical_json([_data(one) for one in arm.operations])}
+    if arm.twin:
+        metadata["twin"] = canonical_json([_data(one) for one in arm.twin])
     write_tensors(path, arm.tensors, model=model, provenance=provenance, metadata=metadata)
 
 
@@ -29,8 +33,10 @@ def read_arm(path: Path | str, *, model: str) -> Arm:
     """
     file = read_tensors(path, model=model, shapes={})
     try:
-        operations = tuple(Operation(**operation) for operation in json.loads(file.metadata["operations"]))
-        return Arm(file.metadata["arm"], operations, file.tensors)
+        operations = _operations(file.metadata["operations"])
+        return Arm(
+            file.metadata["arm"], operations, file.tensors, _operations(file.metadata.get("twin", "[]"))
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise SteerError(
             str(path), f"does not hold an intervention ({error})", "remove the file and run again"
@@ -42,4 +48,36 @@ def arm_digest(arm: Arm) -> str:
     tensors = {
         name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in arm.tensors.items()
     }
-    return digest([[asdict(operation) for operation in arm.operations], tensors])
+    parts: list[Any] = [[_data(operation) for operation in arm.operations], tensors]
+    return digest([*parts, [_data(operation) for operation in arm.twin]] if arm.twin else parts)
+
+
+def _data(operation: Operation) -> dict[str, Any]:
+    """Fields of an operation, without those that are new or as they are by default.
+
+    So a file says what matters, and a field that is added later leaves the digests of older arms alone.
+    """
+    found = {}
+    for one in fields(operation):
+        value = getattr(operation, one.name)
+        if one.name in FIRST_FIELDS or one.default is MISSING or value != one.default:
+            found[one.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _operations(text: str) -> tuple[Operation, ...]:
+    return tuple(_operation(one) for one in json.loads(text))
+
+
+def _operation(data: Mapping[str, Any]) -> Operation:
+    values = dict(data)
+    for one in fields(Operation):
+        if one.default == () and one.name in values:
+            values[one.name] = _indices(one.name, values[one.name])
+    return Operation(**values)
+
+
+def _indices(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(index) is int for index in value):
+        raise ValueError(f"`{name}` is {value!r}, not a list of whole numbers")
+    return tuple(value)

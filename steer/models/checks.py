@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from steer.errors import SteerError
-from steer.models.interventions import KINDS, SCOPES, Arm, Operation
+from steer.models.interventions import SCOPES, Arm, Operation
 from steer.models.loading import LoadedModel
 
+KINDS = ("add", "ablate", "affine")
 # Wide enough for a basis that was stored in half precision.
 ORTHONORMAL_TOLERANCE = 1e-2
 

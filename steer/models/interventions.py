@@ -6,47 +6,96 @@ that one function serves a batch `[B, S, d]` with another intervention in every 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Kind = Literal["add", "ablate", "affine"]
+Kind = Literal[
+    "add",
+    "ablate",
+    "affine",
+    "swap",
+    "mask_heads",
+    "expert_add",
+    "experts_add",
+    "expert_ablate",
+    "bias_router",
+    "reroute",
+    "mask_experts",
+    "scale_experts",
+    "replay_routing",
+]
 Scope = Literal["prompt", "generated", "all"]
-KINDS: tuple[Kind, ...] = ("add", "ablate", "affine")
-SCOPES: tuple[Scope, ...] = ("prompt", "generated", "all")
+Weighting = Literal["routed", "full", "one"]
+Component = Literal["residual", "attention", "mlp"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+COMPONENTS: tuple[Component, ...] = get_args(Component)
 # Share of a float32 direction that rounding alone can leave outside the span of others.
 DEPENDENT = 1e-6
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One edit of an intervention.
+    """One edit of an intervention: what it does is said by its kind, and which fields count with it.
 
     Attributes:
         operation: what is done; a key of `KINDS`.
         tensor: name of its tensor in the arm: the direction r `[d]` of `add`; the orthonormal basis
-            `[k, d]` of `ablate`; the stacked pair of direction r and harmless mean μ, `[2, d]`, of `affine`.
-        layer: the layer whose input is edited; None where every layer is (`ablate`).
-        coefficient: multiple c of the direction; strength of an ablation, 1 for all of it.
+            `[k, d]` of `ablate`; the stacked pair of direction r and harmless mean μ, `[2, d]`, of `affine`;
+            a direction for each of `experts`, `[n, d]`, of `expert_add` and `expert_ablate`; one for each
+            expert of the layer, `[E, d]`, of `experts_add`. The other kinds have none.
+        layer: the layer that is edited (its input, for kinds on the residual stream). None where every layer
+            is: always for `ablate`, and for `replay_routing` of every MoE layer.
+        coefficient: multiple c of a direction; strength of `ablate`, `expert_ablate`, `swap` and
+            `mask_heads`, 1 for all of it; shift of the logits of `bias_router`, the range measured on real
+            prompts plus ε; factor s of `scale_experts`.
         scope: tokens that are edited.
+        experts: experts of the layer that `expert_add`, `expert_ablate`, `mask_experts` and `scale_experts`
+            act on.
+        weighting: what multiplies the direction of an expert in `expert_add` and `experts_add`: its weight
+            as the model uses it (`routed`, 0 where it is not chosen), its share of the softmax over all
+            experts (`full`), or `one`.
+        activate: experts that `reroute` and `bias_router` prefer, the strongest first.
+        deactivate: experts that they avoid.
+        heads: attention heads that `mask_heads` silences.
+        component: what `swap` replaces: the residual entering the layer, or what attention or MLP write.
+        positions: prompt tokens that `swap` replaces, counted from the end: −1 is the last.
     """
 
     operation: Kind
-    tensor: str
+    tensor: str = ""
     layer: int | None = None
     coefficient: float = 1.0
     scope: Scope = "all"
+    experts: tuple[int, ...] = ()
+    weighting: Weighting = "routed"
+    activate: tuple[int, ...] = ()
+    deactivate: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+    component: Component = "residual"
+    positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A named intervention: operations applied together, and the tensors they use. None is the baseline."""
+    """A named intervention: operations applied together, and the tensors they use. None is the baseline.
+
+    Attributes:
+        name: what it is called.
+        operations: its edits.
+        tensors: by the names that the operations use.
+        twin: what `replay_routing` replays: the routing of a run of the same tokens under these operations,
+            none of them being the unsteered run. They share the tensors.
+    """
 
     name: str
     operations: tuple[Operation, ...] = ()
     tensors: dict[str, Float[Tensor, "..."]] = field(default_factory=dict)
+    twin: tuple[Operation, ...] = ()
 
 
 def unit(direction: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from steer.artifacts.files import write_json
 from steer.artifacts.tensors import write_tensors
 from steer.config import ArmSettings
 from steer.errors import SteerError
-from steer.models.interventions import Arm, Operation
+from steer.models.interventions import KINDS, Arm, Operation
 from steer.selection.arms import write_arms
 from tests.study import POSITIONS, random_directions
 from tests.tiny import HIDDEN, LAYERS
@@ -123,6 +124,32 @@ def test_an_arm_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert arm_digest(found) == arm_digest(arm)
 
 
+EVERY_KIND = (
+    Operation("add", "v", 3, -1.25, "prompt"),
+    Operation("ablate", "b", None, 0.5, "generated"),
+    Operation("affine", "p", 2),
+    Operation("swap", layer=1, scope="prompt", component="attention", positions=(-2, -1)),
+    Operation("mask_heads", layer=0, heads=(0, 3)),
+    Operation("expert_add", "e", 1, 4.0, experts=(2, 5), weighting="full"),
+    Operation("experts_add", "all", 1, -4.0, weighting="one"),
+    Operation("expert_ablate", "e", 2, experts=(2, 5)),
+    Operation("bias_router", layer=3, coefficient=9.5, activate=(1,)),
+    Operation("reroute", layer=3, activate=(7, 1), deactivate=(0,)),
+    Operation("mask_experts", layer=2, experts=(4,)),
+    Operation("scale_experts", layer=2, coefficient=0.5, experts=(4,)),
+    Operation("replay_routing"),
+)
+
+
+def test_every_kind_of_operation_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    assert tuple(operation.operation for operation in EVERY_KIND) == KINDS
+    arm = Arm("every", EVERY_KIND, {"v": torch.ones(2)}, EVERY_KIND[9:11])
+    write_arm(tmp_path / "a.safetensors", arm, model="m", provenance={})
+    found = read_arm(tmp_path / "a.safetensors", model="m")
+    assert (found.operations, found.twin) == (arm.operations, arm.twin)
+    assert arm_digest(found) == arm_digest(arm)
+
+
 def test_the_digest_tells_what_an_arm_does_and_not_what_it_is_called() -> None:
     tensor = torch.arange(4.0)
     arm = Arm("a", (Operation("add", "v", 1, 2.0),), {"v": tensor})
@@ -135,7 +162,10 @@ def test_the_digest_tells_what_an_arm_does_and_not_what_it_is_called() -> None:
         Arm("a"),
     ]
     assert arm_digest(same) == arm_digest(arm)
-    assert len({arm_digest(one) for one in (arm, *others)}) == 6
+    others += [replace(arm, twin=arm.operations)]
+    for field in ({"experts": (1,)}, {"weighting": "one"}, {"activate": (1,)}, {"deactivate": (1,)}):
+        others.append(replace(arm, operations=(replace(arm.operations[0], **field),)))
+    assert len({arm_digest(one) for one in (arm, *others)}) == 1 + len(others)
 
 
 def test_an_arm_of_another_model_is_refused(selection: Path, tmp_path: Path) -> None:
@@ -151,7 +181,14 @@ def test_directions_of_another_model_are_refused(selection: Path, tmp_path: Path
     assert not (tmp_path / "arms").exists()
 
 
-@pytest.mark.parametrize("operations", [None, "{", '[{"kind": "add"}]', '{"operation": "add"}'])
+EXPERTS = '[{"operation": "mask_experts", "experts": '
+MALFORMED = (None, "{", '[{"kind": "add"}]', '{"operation": "add"}', EXPERTS + "3}]", EXPERTS + "[1.5]}]")
+
+
+@pytest.mark.parametrize(
+    "operations",
+    MALFORMED,
+)
 def test_a_file_without_proper_operations_is_no_arm(tmp_path: Path, operations: str | None) -> None:
     metadata = {"arm": "a"} if operations is None else {"arm": "a", "operations": operations}
     path = tmp_path / "a.safetensors"
