@@ -55,9 +55,9 @@ def gated(loaded: LoadedModel, rows: int) -> Iterator[Float[Tensor, "rows moe_la
 
 def _hooks(loaded: LoadedModel, gates: Tensor) -> Iterator[Register]:
     for place, layer in enumerate(loaded.sites.moe_layers):
-        router = loaded.sites.layers[layer].router
-        assert router is not None
-        yield router, "after", _gate(gates[:, place])
+        sites = loaded.sites.layers[layer]
+        assert sites.router is not None
+        yield sites.router, "after", _gate(gates[:, place])
 
 
 def _gate(gates: Float[Tensor, "rows experts"]) -> Callable[..., RouterOutput]:
