@@ -1,0 +1,1 @@
+"""Stage `detection`: every detector's score for every expert, in one table."""
