@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from bench import dump, flow, steering, sweep
+from bench import dump, experts, flow, steering, sweep
 from bench.timing import HEADER, Line
 
 
@@ -18,6 +18,7 @@ def _lines(folder: Path) -> Iterator[Line]:
     yield from dump.lines(folder)
     yield from steering.lines(folder)
     yield from sweep.lines(folder)
+    yield from experts.lines(folder)
 
 
 def main() -> None:

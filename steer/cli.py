@@ -70,9 +70,15 @@ def _activations(config: "Config", args: argparse.Namespace) -> None:
 
 
 def _directions(config: "Config", args: argparse.Namespace) -> None:
-    from steer.directions import estimate_directions
+    from steer.directions.refusal import estimate_directions
 
     estimate_directions(args.activations, args.out, config.directions)
+
+
+def _expert_directions(config: "Config", args: argparse.Namespace) -> None:
+    from steer.directions.experts import estimate_expert_directions
+
+    estimate_expert_directions(args.facts, args.activations, args.record, args.out, config.models[args.model])
 
 
 def _selection(config: "Config", args: argparse.Namespace) -> None:
@@ -150,7 +156,7 @@ def _config(config: "Config", args: argparse.Namespace) -> None:
 
 _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
-    *("--selection", "--generation", "--agreement"),
+    *("--selection", "--generation", "--agreement", "--record"),
 )
 _PATH_LISTS = ("--activations", "--arms")
 
@@ -168,6 +174,12 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
         (),
     ),
     "directions": ("estimate refusal directions", _directions, ("--activations", "--out"), ()),
+    "expert_directions": (
+        "apply every expert to its inputs: expert directions",
+        _expert_directions,
+        ("--model", "--facts", "--activations", "--record", "--out"),
+        (),
+    ),
     "selection": (
         "choose layer and position, or strength and scope",
         _selection,

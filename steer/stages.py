@@ -32,7 +32,8 @@ STAGES = {
     "judge": Stage("steer.judges.training", ("judges.{judge}",)),
     "resolve": Stage("steer.resolve", ("models.{model}",)),
     "activations": Stage("steer.activations", ("models.{model}", "activations")),
-    "directions": Stage("steer.directions", ("directions", "contrast")),
+    "directions": Stage("steer.directions.refusal", ("directions", "contrast")),
+    "expert_directions": Stage("steer.directions.experts", ("models.{model}", "contrast")),
     "arditi": Stage("steer.selection.arditi", ("models.{model}", "contrast", "selection.arditi")),
     "cosmic": Stage("steer.selection.cosmic", ("models.{model}", "contrast", "selection.cosmic")),
     "strength": Stage(

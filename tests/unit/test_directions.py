@@ -9,7 +9,7 @@ from steer.artifacts.activations import ActivationFile, Array
 from steer.artifacts.prompts import Prompt
 from steer.artifacts.tensors import read_tensors
 from steer.config import DirectionSettings
-from steer.directions import estimate_directions, mean
+from steer.directions.refusal import estimate_directions, mean
 from steer.errors import SteerError
 from tests.activation_sets import D, L, P, make_columns, make_prompts, write_set
 

@@ -78,7 +78,7 @@ def test_comments_and_layout_do_not_count(package: Path) -> None:
 
 def test_a_stage_depends_on_the_module_that_writes_its_files() -> None:
     assert "steer.artifacts.parts" in modules_behind("steer.activations")
-    assert "steer.directions" not in modules_behind("steer.activations")
+    assert "steer.directions.refusal" not in modules_behind("steer.activations")
 
 
 def test_a_digest_ignores_the_order_of_keys_and_nothing_else() -> None:
@@ -103,10 +103,10 @@ def test_a_folder_digest_covers_names_and_bytes_but_not_the_place(tmp_path: Path
 
 
 def test_provenance_tells_settings_inputs_code_and_libraries_and_no_time() -> None:
-    record = provenance("steer.directions", {"filter": True}, {"model": "m"}, seed=3)
-    assert record == provenance("steer.directions", {"filter": True}, {"model": "m"}, seed=3)
+    record = provenance("steer.directions.refusal", {"filter": True}, {"model": "m"}, seed=3)
+    assert record == provenance("steer.directions.refusal", {"filter": True}, {"model": "m"}, seed=3)
     assert record["inputs"] == {"model": "m"}
     assert record["seed"] == 3
-    assert record["code"] == code_digest("steer.directions")
+    assert record["code"] == code_digest("steer.directions.refusal")
     assert set(record["libraries"]) >= {"torch", "transformers", "h5py"}
-    assert record["settings"] != provenance("steer.directions", {"filter": False}, {})["settings"]
+    assert record["settings"] != provenance("steer.directions.refusal", {"filter": False}, {})["settings"]

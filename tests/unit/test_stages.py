@@ -26,7 +26,7 @@ def _changed(changes: dict[str, Any]) -> set[str]:
     return {stage for stage in STAGES if before[stage] != after[stage]}
 
 
-MODEL = {"resolve", "activations", "arditi", "cosmic", "strength", "generation"}
+MODEL = {"resolve", "activations", "expert_directions", "arditi", "cosmic", "strength", "generation"}
 
 
 @pytest.mark.parametrize(

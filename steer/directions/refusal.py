@@ -63,18 +63,23 @@ def estimate_directions(activations: Sequence[Path], out: Path, settings: Direct
     """
     with ExitStack() as stack:
         files = [stack.enter_context(ActivationFile(path)) for path in activations]
-        _check_alike(files)
+        check_alike(files)
         samples = {label: sample(files, label, filtered=settings.filter) for label in LABELS}
         _check_left(samples)
         tensors = directions(files, samples["harmful"], samples["harmless"])
         model = files[0].model
         inputs = {file.path.stem: digest(file.provenance) for file in files}
-    origin = provenance("steer.directions", settings.model_dump(), inputs)
+    origin = provenance("steer.directions.refusal", settings.model_dump(), inputs)
     write_json(out.with_suffix(".json"), record(samples, settings, origin))
     write_tensors(out, tensors, model=model, provenance=origin)
 
 
-def _check_alike(files: Sequence[ActivationFile]) -> None:
+def check_alike(files: Sequence[ActivationFile]) -> None:
+    """Check that files are of one model and of the same positions, and share no prompt.
+
+    Raises:
+        SteerError: they are not, or do.
+    """
     seen: set[str] = set()
     for file in files:
         for what in ("model", "revision", "positions"):
