@@ -1,6 +1,7 @@
 """`python -m steer STAGE`: one thin command per stage, to run by hand what a rule runs."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -34,13 +35,18 @@ def _prompts(config: "Config", args: argparse.Namespace) -> None:
 
 
 def _organism(config: "Config", args: argparse.Namespace) -> None:
+    from steer.artifacts.origin import attach
+    from steer.artifacts.provenance import provenance
     from steer.grammar import Grammar
     from steer.organism.training import train
 
     settings = config.models[args.model].organism
     if settings is None:
         raise SteerError(f"model `{args.model}`", "is not an organism", "name a model that has `organism`")
-    train(settings, Grammar.load(GRAMMAR), args.out)
+    grammar = Grammar.load(GRAMMAR)
+    train(settings, grammar, args.out)
+    inputs = {"grammar": grammar.digest}
+    attach(args.out, provenance(train.__module__, settings.model_dump(mode="json"), inputs, settings.seed))
 
 
 def _judge(config: "Config", args: argparse.Namespace) -> None:
@@ -147,6 +153,13 @@ def _figures(config: "Config", args: argparse.Namespace) -> None:
     draw(args.figure, config, args.model)
 
 
+def _provenance(config: "Config", args: argparse.Namespace) -> None:
+    from steer.artifacts.origin import read_provenance
+
+    del config
+    sys.stdout.write(json.dumps(read_provenance(args.file), indent=2) + "\n")
+
+
 def _config(config: "Config", args: argparse.Namespace) -> None:
     from steer.documentation import write_documentation
 
@@ -156,7 +169,7 @@ def _config(config: "Config", args: argparse.Namespace) -> None:
 
 _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
-    *("--selection", "--generation", "--agreement", "--record"),
+    *("--selection", "--generation", "--agreement", "--record", "--file"),
 )
 _PATH_LISTS = ("--activations", "--arms")
 
@@ -201,6 +214,7 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "scores": ("count verdicts, with intervals", _scores, ("--model", "--out", "--agreement"), ()),
     "figures": ("draw a figure", _figures, ("--model", "--figure"), ()),
+    "provenance": ("print where a file of the results comes from", _provenance, ("--file",), ()),
     "config": ("check the generated documentation of the settings", _config, (), ("--fix",)),
 }
 

@@ -9,7 +9,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tenacity.stop import stop_base
 
 from steer.artifacts.files import atomic_path
-from steer.artifacts.provenance import file_digest
+from steer.artifacts.origin import attach
+from steer.artifacts.provenance import file_digest, provenance
 from steer.errors import SteerError
 from steer.origins import OriginError, PassingError, WrongBytesError, https, pypi
 from steer.sources import Source
@@ -49,6 +50,7 @@ def download(
             _take(local, source, partial)
         else:
             _fetch(source, partial, timeout, attempts, wait, local)
+    attach(out, provenance(__name__, source.model_dump(mode="json"), {source.address: source.sha256}))
     log.info("%s: %d bytes, sha256 as pinned, licence %s", source.name, source.bytes, source.licence)
 
 
@@ -84,9 +86,14 @@ def _fetch(source: Source, partial: Path, timeout: float, attempts: int, wait: f
 
 
 class _WrongTwice(stop_base):
+    """Stops at the second wrong file of a download, whatever other faults came between."""
+
+    def __init__(self) -> None:
+        self._wrong = 0
+
     def __call__(self, retry_state: RetryCallState) -> bool:
-        wrong = isinstance(_error(retry_state), WrongBytesError)
-        return wrong and retry_state.attempt_number >= TRIES_OF_WRONG_BYTES
+        self._wrong += isinstance(_error(retry_state), WrongBytesError)
+        return self._wrong >= TRIES_OF_WRONG_BYTES
 
 
 def _error(state: RetryCallState) -> BaseException | None:

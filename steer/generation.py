@@ -8,8 +8,9 @@ from typing import Any
 
 from steer.artifacts.arms import arm_digest, read_arm
 from steer.artifacts.facts import ModelFacts
-from steer.artifacts.files import Row, write_json, write_jsonl
+from steer.artifacts.files import Row, write_jsonl
 from steer.artifacts.journal import Journal
+from steer.artifacts.origin import attach
 from steer.artifacts.prompts import Prompt, read_prompts
 from steer.artifacts.provenance import code_digest, digest, file_digest, provenance
 from steer.config import ModelSettings
@@ -71,7 +72,7 @@ def generate_replies(
         "arms": {arm.name: arm_digest(arm) for arm in arms},
     }
     stage_settings = {"model": settings.model_dump(mode="json"), "max_new_tokens": max_new_tokens}
-    write_json(out.with_suffix(".meta.json"), provenance("steer.generation", stage_settings, inputs))
+    attach(out, provenance("steer.generation", stage_settings, inputs))
     return made
 
 

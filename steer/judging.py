@@ -7,8 +7,9 @@ from pathlib import Path
 
 from steer.artifacts.files import iter_jsonl, write_jsonl
 from steer.artifacts.journal import Journal
+from steer.artifacts.origin import attach, input_digests
 from steer.artifacts.prompts import read_prompts
-from steer.artifacts.provenance import digest
+from steer.artifacts.provenance import digest, provenance
 from steer.artifacts.replies import Reply, iter_replies
 from steer.errors import SteerError
 from steer.judges.verdicts import UNSCORED, Exchange, Judge
@@ -52,6 +53,9 @@ def judge_replies(
         )
         write_jsonl(out, rows)
         new = len(journal) - known
+    inputs = input_digests({"replies": generation, "prompts": prompts})
+    # The version stands for the judge's settings, code and weights.
+    attach(out, provenance(__name__, {"judge": judge.version}, inputs))
     _report(out, new, log)
 
 

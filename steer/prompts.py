@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from steer.artifacts.files import Row, iter_jsonl, write_jsonl
+from steer.artifacts.origin import attach, input_digests
+from steer.artifacts.provenance import provenance
 from steer.config import SetSettings
 from steer.errors import SteerError
 from steer.grammar import SPLITS, Grammar, Split
@@ -50,6 +52,8 @@ def write_prompts(
             raise SteerError(f"set `{name}`", "its file is not given", "name it with --raw")
         rows = _split(name, list(_distinct(name, settings, raw, sources)), sizes, seed)
     write_jsonl(out, rows)
+    inputs = input_digests({"grammar": grammar_folder} if raw is None else {"raw": raw})
+    attach(out, provenance(__name__, {"set": name, **settings.model_dump(mode="json")}, inputs, seed))
     counts = Counter(row["split"] for row in rows)
     log.info("%s: %d prompts, %s", name, len(rows), ", ".join(f"{split} {counts[split]}" for split in SPLITS))
 

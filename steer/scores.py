@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from steer import stats
 from steer.artifacts.files import Row, write_csv
-from steer.artifacts.provenance import digest
+from steer.artifacts.origin import attach, input_digests
+from steer.artifacts.provenance import digest, provenance
 from steer.artifacts.replies import JudgedReply, Key, Reply, iter_replies, read_verdicts
 from steer.errors import SteerError
 from steer.judges.verdicts import UNSCORED, VERDICTS, Verdict
@@ -81,6 +82,16 @@ def score(sets: Sequence[JudgedSet], scores_out: Path, agreement_out: Path, meth
         agreement += _agreement_rows(judged.name, verdicts, method)
     write_csv(scores_out, scores, SCORE_COLUMNS)
     write_csv(agreement_out, agreement, AGREEMENT_COLUMNS)
+    for out in (scores_out, agreement_out):
+        attach(out, _provenance(sets, method))
+
+
+def _provenance(sets: Sequence[JudgedSet], method: Method) -> Row:
+    inputs: dict[str, Sequence[Path]] = {
+        "replies": [judged.generation for judged in sets],
+        "verdicts": [path for judged in sets for path in judged.judging.values()],
+    }
+    return provenance(__name__, asdict(method), input_digests(inputs), method.seed)
 
 
 def _read_replies(path: Path) -> dict[Key, Reply]:

@@ -4,6 +4,7 @@ import difflib
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -71,9 +72,6 @@ def test_every_leaf_of_a_configuration_stands_in_the_table() -> None:
 
 
 def test_the_schema_accepts_what_the_types_accept_and_rejects_an_unknown_key() -> None:
-    jsonschema = pytest.importorskip(
-        "jsonschema", reason="jsonschema comes with snakemake, in the locked set"
-    )
     validator = jsonschema.Draft202012Validator(json.loads((ROOT / SCHEMA).read_text(encoding="utf-8")))
     values = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     assert not list(validator.iter_errors(values))

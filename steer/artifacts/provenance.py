@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -92,7 +93,13 @@ def code_digest(module: str) -> str:
     return digest(trees)
 
 
-def provenance(stage: str, settings: Any, inputs: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
+def provenance(
+    stage: str,
+    settings: Any,
+    inputs: dict[str, Any],
+    seed: int | None = None,
+    libraries: Sequence[str] = LIBRARIES,
+) -> dict[str, Any]:
     """What a stage writes into its file: no times, so that equal work gives equal bytes.
 
     Args:
@@ -100,6 +107,7 @@ def provenance(stage: str, settings: Any, inputs: dict[str, Any], seed: int | No
         settings: the JSON-able settings that the stage was given.
         inputs: digest or revision of each input, by name.
         seed: the seed of anything drawn at random.
+        libraries: those that have a say in the bytes.
     """
     return {
         "contract": CONTRACT_VERSION,
@@ -108,5 +116,5 @@ def provenance(stage: str, settings: Any, inputs: dict[str, Any], seed: int | No
         "inputs": inputs,
         "seed": seed,
         "code": code_digest(stage),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in libraries},
     }

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.artifacts.provenance import code_digest, digest
+from steer.artifacts.origin import attach, input_digests
+from steer.artifacts.provenance import code_digest, digest, provenance
 from steer.config import Config, pick
 from steer.errors import SteerError
 
-PICTURE = (".svg", ".png", ".csv")
-PAGE = (".html", ".csv")
+PICTURE = (".svg", ".png", ".csv", ".meta.json")
+PAGE = (".html", ".csv", ".meta.json")
+DRAWN_WITH = ("matplotlib", "numpy", "pandas", "jinja2", "h5py")
 
 # {results} and {model} are filled in; {replied} is each set that arms answer, {captured} each set
 # whose activations are read, {judge} the judge whose verdicts are shown, {trained} each judge that the
@@ -196,6 +198,19 @@ def draw(name: str, config: Config, model: str) -> None:
     if model not in config.models:
         raise SteerError(f"model `{model}`", "unknown", f"choose one of {', '.join(config.models)}")
     module = importlib.import_module(module_of(name))
-    inputs = {key: [Path(path) for path in paths] for key, paths in paths_of(name, config, model).items()}
     stem = Path(config.results) / model / "figures" / name
-    module.draw(inputs, settings_of(name, config, model), stem)
+    module.draw(_inputs(name, config, model), settings_of(name, config, model), stem)
+    sign(name, config, model)
+
+
+def sign(name: str, config: Config, model: str) -> None:
+    """Give the files of a figure that is drawn their provenance."""
+    inputs = input_digests(_inputs(name, config, model))
+    record = provenance(module_of(name), settings_of(name, config, model), inputs, libraries=DRAWN_WITH)
+    for path in outputs_of(name, config, model):
+        if not path.endswith(".meta.json"):
+            attach(path, record)
+
+
+def _inputs(name: str, config: Config, model: str) -> dict[str, list[Path]]:
+    return {key: [Path(path) for path in paths] for key, paths in paths_of(name, config, model).items()}

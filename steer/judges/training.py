@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from steer.artifacts.provenance import code_digest, digest
+from steer.artifacts.origin import attach
+from steer.artifacts.provenance import code_digest, digest, provenance
 from steer.grammar import Grammar
 from steer.judges.agreement import write_agreement
 from steer.judges.examples import ExampleSource
@@ -56,6 +57,10 @@ def train_judge(
         stage = verdict_stage(settings, grammar, tokenizer)
         train_stage(model, stage, SAVE_EVERY, state, log)
         save_checkpoint(model, tokenizer, out)
+        origin = provenance(
+            __name__, settings.model_dump(mode="json"), {"grammar": grammar.digest}, settings.seed
+        )
+        attach(out, origin)
         write_agreement(out, grammar, settings.seed, agreement, log)
     state.remove()
 

@@ -55,6 +55,9 @@ def _download(source: Source, folder: Path, attempts: int = ATTEMPTS) -> Path:
     return out
 
 
+FETCHED = ["downloads/lines", "downloads/lines.meta.json"]
+
+
 def _files(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
 
@@ -68,16 +71,26 @@ def _files(folder: Path) -> list[str]:
         ([send(BODY[:100], length=len(BODY)), send(BODY)], 2),
         ([send(BODY[:100], length=None), send(BODY)], 2),
         ([send(BODY[::-1]), send(BODY)], 2),
+        ([send(b"", 500), send(BODY[::-1]), send(BODY)], 3),
         ([trickle(BODY[:20], 0.001), send(BODY)], 2),
     ],
-    ids=["whole", "500 once", "503 and 429", "truncated", "cut short", "wrong once", "short once"],
+    ids=[
+        "whole",
+        "500 once",
+        "503 and 429",
+        "truncated",
+        "cut short",
+        "wrong once",
+        "wrong after 500",
+        "short once",
+    ],
 )
 def test_a_passing_fault_is_tried_again_until_the_whole_file_is_there(
     server: Server, tmp_path: Path, script: list[Answer], requests: int
 ) -> None:
     out = _download(_source(server.url("/lines", *script)), tmp_path)
     assert out.read_bytes() == BODY
-    assert _files(tmp_path) == ["downloads/lines"]
+    assert _files(tmp_path) == FETCHED
     assert len(server.requests) == requests
 
 
@@ -213,7 +226,7 @@ def test_a_file_inside_a_wheel_comes_from_the_configured_index_and_nothing_is_im
 ) -> None:
     out = _download(_packaged(wheel), tmp_path)
     assert out.read_bytes() == BODY
-    assert _files(tmp_path) == ["downloads/lines"]
+    assert _files(tmp_path) == FETCHED
     assert "/simple/lines" in index.requests
 
 

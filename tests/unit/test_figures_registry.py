@@ -70,6 +70,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
         inputs = {key: [Path(path) for path in found] for key, found in paths.items()}
         module = importlib.import_module(registry.module_of(name))
         module.draw(inputs, settings[name], results / MODEL / "figures" / name)
+        registry.sign(name, known, MODEL)
     return Drawn(results, settings)
 
 

@@ -83,7 +83,8 @@ def test_a_training_that_was_stopped_ends_in_the_same_bytes(
     assert not (folder / "checkpoint").exists()
     resumed, _ = train(grammar, folder)
     assert resumed == whole
-    assert sorted(path.name for path in folder.iterdir()) == ["agreement.json", "checkpoint"]
+    made = ["agreement.json", "checkpoint", "checkpoint.meta.json"]
+    assert sorted(path.name for path in folder.iterdir()) == made
 
 
 def test_the_trained_checkpoint_loads_as_an_ordinary_judge(

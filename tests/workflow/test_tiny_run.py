@@ -5,10 +5,14 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from steer.artifacts import CONTRACT_VERSION
 from steer.artifacts.activations import ActivationFile
+from steer.artifacts.origin import input_digest, read_provenance
+from steer.artifacts.provenance import code_digest, folder_digest
 from steer.config import Config, load
 from steer.figures import registry
 from tests.workflow.project import ROOT, Project
@@ -80,6 +84,51 @@ def test_every_job_left_a_log_and_a_benchmark_and_no_scrap(finished: Project) ->
     assert not [name for name in finished.results() if scraps.search(name)]
 
 
+def _provenance(project: Project) -> dict[str, dict[str, Any]]:
+    """The record of every file of the results but the configuration, which is where the chain begins."""
+    records = {}
+    for name in project.results():
+        path = project.path(f"results/{name}")
+        if name != "config.yaml" and not any(part.startswith(".") for part in Path(name).parts):
+            owner = path.parent if path.parent.name == "checkpoint" else path
+            records[name] = read_provenance(owner)
+    return records
+
+
+def test_every_file_carries_its_provenance(finished: Project) -> None:
+    records = _provenance(finished)
+    assert {Path(name).suffix for name in records} >= {".h5", ".csv", ".jsonl", ".svg", ".png", ".html"}
+    for name, record in records.items():
+        stage = record["stage"]
+        assert record["contract"] == CONTRACT_VERSION, name
+        assert record["code"] == code_digest(stage), name
+        assert record["inputs"], name
+        assert len(record["settings"]) == 16, name
+        assert "numpy" in record["libraries"], name
+
+
+def test_inputs_can_be_followed_from_a_figure_to_the_data(finished: Project) -> None:
+    def inputs(name: str) -> dict[str, Any]:
+        return read_provenance(finished.path(f"results/{name}"))["inputs"]
+
+    def known(name: str) -> str:
+        return input_digest(finished.path(f"results/{name}"))
+
+    model, judge = "organism", TINY.scores.judge
+    assert inputs(f"{model}/figures/verdicts.png")["scores"] == {
+        f"{model}/scores.csv": known(f"{model}/scores.csv")
+    }
+    for name in SETS:
+        verdicts, replies = f"{model}/judging/{name}.{judge}.jsonl", f"{model}/generation/{name}.jsonl"
+        assert inputs(f"{model}/scores.csv")["verdicts"][f"judging/{name}.{judge}.jsonl"] == known(verdicts)
+        assert inputs(verdicts)["replies"] == known(replies)
+        assert inputs(replies)["prompts"] == known(f"prompts/{name}.jsonl")
+        assert inputs(f"{model}/activations/{name}.h5")["model"] == inputs(replies)["model"]
+    grammar = folder_digest(finished.path("data/grammar"))
+    assert inputs("prompts/harmful.jsonl")["grammar"] == grammar
+    assert inputs(f"{model}/checkpoint")["grammar"]
+
+
 def test_a_finished_run_plans_nothing(finished: Project) -> None:
     assert finished.plan() == {}
 
@@ -112,7 +161,8 @@ def test_a_changed_setting_rebuilds_what_depends_on_it_and_nothing_else(
         ("scores", SCORED),
         ("judges/phrases", {"judging": 3, **SCORED}),
         ("models/decoding", STRENGTH),
-        ("organism/losses", {"organism": 1, "judge": 1, **MODEL}),
+        ("organism/losses", {"organism": 1, **MODEL}),
+        ("training/losses", {"organism": 1, "judge": 1, **MODEL}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -146,7 +196,7 @@ def test_restyling_one_figure_redraws_one_figure(finished: Project, tmp_path: Pa
     after = project.results()
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed
-    assert changed <= {f"organism/figures/dose_response{suffix}" for suffix in (".svg", ".png")}
+    assert changed <= {f"organism/figures/dose_response{suffix}" for suffix in (".svg", ".png", ".meta.json")}
     assert project.plan() == {}
 
 

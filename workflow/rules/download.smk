@@ -7,7 +7,8 @@ Makes: results/downloads/<source>, the file as it was pinned.
 
 rule download:
     output:
-        "<results>/downloads/{source}",
+        file="<results>/downloads/{source}",
+        provenance="<results>/downloads/{source}.meta.json",
     log:
         "<logs>/download/{source}.log",
     benchmark:
@@ -26,4 +27,4 @@ rule download:
         "python -m steer download"
         " --config {params.config:q}"
         " --source {wildcards.source:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --out {output.file:q} > {log:q} 2>&1"

@@ -2,7 +2,7 @@
 
 Needs: scores.csv, the tables of selection, directions, activations and replies: each figure says which
 (steer/figures/registry.py).
-Makes: results/<model>/figures/<figure>.{svg,png,csv} or .{html,csv}.
+Makes: results/<model>/figures/<figure>.{svg,png,csv} or .{html,csv}, with provenance.
 """
 
 

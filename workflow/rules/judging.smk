@@ -11,6 +11,7 @@ rule judge:
         grammar=GRAMMAR,
     output:
         checkpoint=directory("<results>/judges/{judge}/checkpoint"),
+        provenance="<results>/judges/{judge}/checkpoint.meta.json",
         agreement="<results>/judges/{judge}/agreement.json",
     log:
         "<logs>/judge/{judge}.log",
@@ -38,7 +39,8 @@ rule judging:
         prompts="<results>/prompts/{set}.jsonl",
         judge=lambda wildcards: get_judge(wildcards.judge),
     output:
-        "<results>/{model}/judging/{set}.{judge}.jsonl",
+        verdicts="<results>/{model}/judging/{set}.{judge}.jsonl",
+        provenance="<results>/{model}/judging/{set}.{judge}.meta.json",
     log:
         "<logs>/judging/{model}/{set}.{judge}.log",
     benchmark:
@@ -56,4 +58,4 @@ rule judging:
         " --judge {wildcards.judge:q}"
         " --generation {input.replies:q}"
         " --prompts {input.prompts:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --out {output.verdicts:q} > {log:q} 2>&1"

@@ -9,7 +9,8 @@ rule organism:
     input:
         grammar=GRAMMAR,
     output:
-        directory("<results>/{model}/checkpoint"),
+        checkpoint=directory("<results>/{model}/checkpoint"),
+        provenance="<results>/{model}/checkpoint.meta.json",
     log:
         "<logs>/organism/{model}.log",
     benchmark:
@@ -27,7 +28,7 @@ rule organism:
         "python -m steer organism"
         " --config {params.config:q}"
         " --model {wildcards.model:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --out {output.checkpoint:q} > {log:q} 2>&1"
 
 
 rule resolve:

@@ -10,7 +10,8 @@ rule prompts:
         raw=get_raw_prompts,
         grammar=get_grammar,
     output:
-        "<results>/prompts/{set}.jsonl",
+        prompts="<results>/prompts/{set}.jsonl",
+        provenance="<results>/prompts/{set}.meta.json",
     log:
         "<logs>/prompts/{set}.log",
     benchmark:
@@ -28,4 +29,4 @@ rule prompts:
         " --config {params.config:q}"
         " --set {wildcards.set:q}"
         " {params.raw:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --out {output.prompts:q} > {log:q} 2>&1"

@@ -18,6 +18,9 @@ rule scores:
     output:
         scores="<results>/{model}/scores.csv",
         agreement="<results>/{model}/agreement.csv",
+        provenance=expand(
+            "<results>/{{model}}/{table}.meta.json", table=["scores", "agreement"]
+        ),
     log:
         "<logs>/scores/{model}.log",
     benchmark:
