@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import spearmanr
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -147,3 +148,25 @@ def cohen_kappa(
     drawn = rng.multinomial(n, table.ravel() / n, size=resamples).reshape(resamples, *table.shape)
     estimates = _kappas(drawn)
     return Interval(float(_kappas(table)), *_percentiles(estimates[~np.isnan(estimates)], confidence))
+
+
+def spearman(
+    one: Float[np.ndarray, " item"], other: Float[np.ndarray, " item"], confidence: float = CONFIDENCE
+) -> Interval:
+    """Rank correlation (Spearman 1904), with an interval from Fisher's z (Bonett and Wright 2000).
+
+    The variance of z is (1 + rho^2 / 2) / (n - 3). Ties share their mean rank.
+
+    Returns:
+        The interval; `UNDEFINED` for fewer than four items, or where one side is constant.
+    """
+    first, second = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    n = len(first)
+    if n < 4 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return UNDEFINED
+    rho = float(spearmanr(first, second).statistic)
+    if abs(rho) >= 1:
+        return Interval(rho, rho, rho)
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    middle = math.atanh(rho)
+    return Interval(rho, math.tanh(middle - reach), math.tanh(middle + reach))

@@ -19,6 +19,7 @@ from steer.stats import (
     confusion,
     mcnemar,
     paired_difference,
+    spearman,
     wilson,
 )
 
@@ -208,3 +209,24 @@ def test_confusion_refuses_a_label_that_is_not_offered() -> None:
 
 def test_accuracy_counts_equal_labels() -> None:
     assert accuracy(["a", "b", "a", "a"], ["a", "b", "b", "a"]) == wilson(3, 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spearman_is_the_correlation_of_mean_ranks(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one = rng.integers(0, 8, size=40).astype(float)
+    other = one + rng.normal(size=40) * 4
+    ranks = [
+        [sum(b < a for b in side) + (sum(b == a for b in side) + 1) / 2 for a in side]
+        for side in (one, other)
+    ]
+    found = spearman(one, other)
+    assert found.estimate == pytest.approx(float(np.corrcoef(*ranks)[0, 1]), rel=1e-12)
+    z, width = math.atanh(found.estimate), 1.959964 * math.sqrt((1 + found.estimate**2 / 2) / 37)
+    assert (found.low, found.high) == pytest.approx((math.tanh(z - width), math.tanh(z + width)), rel=1e-5)
+
+
+def test_spearman_of_too_little_is_undefined_and_of_the_same_order_one() -> None:
+    assert math.isnan(spearman(np.arange(3.0), np.arange(3.0)).estimate)
+    assert math.isnan(spearman(np.zeros(9), np.arange(9.0)).estimate)
+    assert spearman(np.arange(9.0), np.arange(9.0) ** 3).estimate == pytest.approx(1.0)
