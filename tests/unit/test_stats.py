@@ -216,10 +216,11 @@ def test_spearman_is_the_correlation_of_mean_ranks(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one = rng.integers(0, 8, size=40).astype(float)
     other = one + rng.normal(size=40) * 4
-    ranks = [
-        [sum(b < a for b in side) + (sum(b == a for b in side) + 1) / 2 for a in side]
-        for side in (one, other)
-    ]
+
+    def mean_rank(value: float, side: Any) -> float:
+        return float(sum(side < value) + (sum(side == value) + 1) / 2)
+
+    ranks = [[mean_rank(value, side) for value in side] for side in (one, other)]
     found = spearman(one, other)
     assert found.estimate == pytest.approx(float(np.corrcoef(*ranks)[0, 1]), rel=1e-12)
     z, width = math.atanh(found.estimate), 1.959964 * math.sqrt((1 + found.estimate**2 / 2) / 37)
