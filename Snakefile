@@ -24,6 +24,7 @@ include: "workflow/rules/prompts.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/activations.smk"
 include: "workflow/rules/directions.smk"
+include: "workflow/rules/routing.smk"
 include: "workflow/rules/selection.smk"
 include: "workflow/rules/generation.smk"
 include: "workflow/rules/judging.smk"
@@ -38,3 +39,4 @@ rule all:
     default_target: True
     input:
         get_figures,
+        get_routing,

@@ -87,6 +87,13 @@ def _expert_directions(config: "Config", args: argparse.Namespace) -> None:
     estimate_expert_directions(args.facts, args.activations, args.record, args.out, config.models[args.model])
 
 
+def _routing(config: "Config", args: argparse.Namespace) -> None:
+    from steer.routing.contrast import write_contrast
+
+    contrast = config.contrasts[args.contrast]
+    write_contrast(contrast, args.activations, args.prompt_sets, args.out, config.routing, config.seed)
+
+
 def _selection(config: "Config", args: argparse.Namespace) -> None:
     common = (args.facts, args.directions, args.harmful, args.harmless, args.out, config.models[args.model])
     positions = config.activations.positions
@@ -171,7 +178,7 @@ _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
     *("--selection", "--generation", "--agreement", "--record", "--file"),
 )
-_PATH_LISTS = ("--activations", "--arms")
+_PATH_LISTS = ("--activations", "--arms", "--prompt-sets")
 
 # Command: what it does, its function, its required flags, and its optional ones.
 COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
@@ -191,6 +198,12 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
         "apply every expert to its inputs: expert directions",
         _expert_directions,
         ("--model", "--facts", "--activations", "--record", "--out"),
+        (),
+    ),
+    "routing": (
+        "contrast the routing of two sets",
+        _routing,
+        ("--contrast", "--activations", "--prompt-sets", "--out"),
         (),
     ),
     "selection": (
@@ -248,6 +261,7 @@ def _check_names(config: "Config", args: argparse.Namespace) -> None:
         "model": list(config.models),
         "set": list(config.sets),
         "judge": list(config.judges),
+        "contrast": list(config.contrasts),
     }
     for kind, names in known.items():
         name = getattr(args, kind, None)

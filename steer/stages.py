@@ -34,6 +34,10 @@ STAGES = {
     "activations": Stage("steer.activations", ("models.{model}", "activations")),
     "directions": Stage("steer.directions.refusal", ("directions", "contrast")),
     "expert_directions": Stage("steer.directions.experts", ("models.{model}", "contrast")),
+    "routing": Stage(
+        "steer.routing.contrast",
+        ("seed", "contrasts.{contrast}", "routing.resamples", "routing.confidence", "routing.top"),
+    ),
     "arditi": Stage("steer.selection.arditi", ("models.{model}", "contrast", "selection.arditi")),
     "cosmic": Stage("steer.selection.cosmic", ("models.{model}", "contrast", "selection.cosmic")),
     "strength": Stage(

@@ -170,3 +170,28 @@ def spearman(
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
     middle = math.atanh(rho)
     return Interval(rho, math.tanh(middle - reach), math.tanh(middle + reach))
+
+
+def benjamini_hochberg(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """q-values: smallest false discovery rate at which each test is rejected.
+
+    Benjamini and Hochberg (1995): p·m/rank, made monotone from the largest p downwards, at most 1.
+    """
+    order = np.argsort(p_values, kind="stable")
+    m = len(p_values)
+    scaled = p_values[order] * m / np.arange(1, m + 1)
+    q_values = np.empty(m)
+    q_values[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return q_values
+
+
+def log_odds_ratio(
+    count_1: Int[np.ndarray, " table"],
+    total_1: Int[np.ndarray, " table"],
+    count_2: Int[np.ndarray, " table"],
+    total_2: Int[np.ndarray, " table"],
+) -> Float[np.ndarray, " table"]:
+    """Log-odds of 2x2 tables, nats, with one half added to each cell (Haldane 1956, Anscombe 1956)."""
+    odds_1 = (count_1 + 0.5) / (total_1 - count_1 + 0.5)
+    odds_2 = (count_2 + 0.5) / (total_2 - count_2 + 0.5)
+    return np.asarray(np.log(odds_1 / odds_2))

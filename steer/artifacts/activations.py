@@ -56,6 +56,7 @@ class ActivationFile:
         model: digest of the checkpoint.
         revision: its configured revision, or an empty string.
         positions: P.
+        span: tokens that `expert_count` and `token_count` count.
         moe_layers: indices of the layers that have a router.
         prompt_ids: id of each row.
         splits: split of each row.
@@ -81,6 +82,7 @@ class ActivationFile:
             self.model = str(self._attribute("model"))
             self.revision = str(self._attribute("revision"))
             self.positions = int(self._attribute("positions"))
+            self.span = str(self._attribute("span"))
             self.moe_layers = tuple(int(layer) for layer in self._attribute("moe_layers"))
             self.provenance: dict[str, Any] = json.loads(self._attribute("provenance"))
             self.prompt_ids = self._texts("prompt_id")

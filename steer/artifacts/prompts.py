@@ -21,12 +21,14 @@ class Prompt:
         text: the user's turn.
         label: whether it should be refused (`harmful`) or answered (`harmless`).
         split: `train` estimates, `val` chooses, `test` reports.
+        category: kind of harm, or what it is matched to; empty when unknown.
     """
 
     id: str
     text: str
     label: Label
     split: Split
+    category: str = ""
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
@@ -59,6 +61,7 @@ def _prompts(path: Path) -> Iterator[Prompt]:
             text=_text(row, "text", where),
             label=cast(Label, _one_of(row, "label", get_args(Label), where)),
             split=cast(Split, _one_of(row, "split", get_args(Split), where)),
+            category=str(row.get("category") or ""),
         )
 
 

@@ -11,6 +11,7 @@ from steer.config.models import ModelSettings
 from steer.config.parsing import parse
 from steer.config.prompts import ContrastSettings, DownloadSettings, SetSettings
 from steer.config.root import Config
+from steer.config.routing import RoutingContrast, RoutingSettings
 from steer.config.selection import ArditiSettings, CosmicSettings, SelectionSettings, StrengthSettings
 from steer.config.stages import (
     ActivationSettings,
@@ -33,6 +34,8 @@ __all__ = [
     "ModelSettings",
     "Name",
     "ReportSettings",
+    "RoutingContrast",
+    "RoutingSettings",
     "Scope",
     "ScoreSettings",
     "SelectionSettings",

@@ -9,6 +9,7 @@ from steer.config.base import Name, Settings
 from steer.config.models import ModelSettings
 from steer.config.names import nearest
 from steer.config.prompts import ContrastSettings, DownloadSettings, SetSettings
+from steer.config.routing import RoutingContrast, RoutingSettings
 from steer.config.selection import SelectionSettings
 from steer.config.stages import (
     ActivationSettings,
@@ -31,6 +32,11 @@ class Config(Settings):
     download: DownloadSettings = Field(DownloadSettings(), description="Fetching public prompt sets.")
     activations: ActivationSettings = Field(ActivationSettings(), description="Reading the model.")
     directions: DirectionSettings = Field(DirectionSettings(), description="Estimating directions.")
+    contrasts: dict[Name, RoutingContrast] = Field(
+        {"prompt": RoutingContrast(first="harmful", second="harmless")},
+        description="Pairs of sets whose routing is compared, by name; each makes `routing/<name>.csv`.",
+    )
+    routing: RoutingSettings = Field(RoutingSettings(), description="Judging those contrasts.")
     selection: SelectionSettings = Field(SelectionSettings(), description="Choosing interventions.")
     arms: dict[Name, ArmSettings] = Field(min_length=1, description="Interventions, by name.")
     generation: GenerationSettings = Field(GenerationSettings(), description="Producing replies.")
@@ -42,6 +48,8 @@ class Config(Settings):
     def _names_exist(self) -> "Config":
         sets = [self.contrast.harmful, self.contrast.harmless, *self.generation.sets]
         _known("set", sets, self.sets)
+        for contrast in self.contrasts.values():
+            _known("set", [contrast.first, contrast.second], self.sets)
         _known("judge", [self.scores.judge, self.selection.strength.judge], self.judges)
         _known("arm", [arm.like for arm in self.arms.values() if arm.like], self.arms)
         _known("arm", ["baseline"], self.arms)

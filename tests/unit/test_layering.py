@@ -19,7 +19,7 @@ SPELT |= {"block_sparse_moe", "shared_expert", "shared_mlp"}
 AMBIGUOUS = {"mlp", "gate", "router"}
 OWN_SITES = {"sites", "layout"}
 # Folders of a stage of its own: what is in one may import the rest of the same one.
-STAGE_FOLDERS = ("directions", "selection", "organism", "figures", "detection")
+STAGE_FOLDERS = ("directions", "routing", "selection", "organism", "figures", "detection")
 COMMAND_LINE = ("steer.cli", "steer.__main__")
 
 
@@ -53,7 +53,14 @@ IMPORTS = {_module(path): {*_imports(path)} for path in FILES}
 def test_the_table_of_stages_is_the_one_that_is_looked_at() -> None:
     stages = {_stage_of(stage.module) for stage in STAGES.values()}
     assert None not in stages
-    assert {"selection", "organism", "steer.generation", "steer.activations", "steer.scores"} <= stages
+    assert {
+        "routing",
+        "selection",
+        "organism",
+        "steer.generation",
+        "steer.activations",
+        "steer.scores",
+    } <= stages
     assert all(_stage_of(registry.module_of(name)) == "figures" for name in registry.FIGURES)
     assert all(module in IMPORTS for module in JUDGES.values())
 

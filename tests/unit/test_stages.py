@@ -11,7 +11,7 @@ from steer.stages import STAGES, trigger
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = load(ROOT / "config.yaml")
-NAMES = {"model": "organism", "set": "harmful", "judge": "embedded"}
+NAMES = {"model": "organism", "set": "harmful", "judge": "embedded", "contrast": "prompt"}
 ALL = frozenset(STAGES) - {"download"}
 
 
@@ -36,7 +36,7 @@ MODEL = {"resolve", "activations", "expert_directions", "arditi", "cosmic", "str
         ({"report": {"replies": "full"}}, set()),
         ({"download": {"timeout": 5}}, set()),
         ({"results": "elsewhere"}, set()),
-        ({"seed": 1}, {"prompts", "scores"}),
+        ({"seed": 1}, {"prompts", "routing", "scores"}),
         ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),
         ({"sets": {"harmless": {"test": 7}}}, set()),
         ({"models": {"organism": {"organism": {"seed": 1}}}}, {"organism", *MODEL}),
@@ -44,6 +44,8 @@ MODEL = {"resolve", "activations", "expert_directions", "arditi", "cosmic", "str
         ({"models": {"other": {"path": "x"}}}, set()),
         ({"activations": {"dtype": "float16"}}, {"activations"}),
         ({"directions": {"filter": False}}, {"directions"}),
+        ({"routing": {"top": 2}}, {"routing"}),
+        ({"contrasts": {"more": {"first": "advbench", "second": "everyday"}}}, set()),
         ({"selection": {"arditi": {"kl_threshold": 9.0}}}, {"arditi"}),
         ({"selection": {"cosmic": {"layers": 0.5}}}, {"cosmic"}),
         ({"selection": {"strength": {"prompts": 5}}}, {"strength"}),

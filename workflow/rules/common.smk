@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,7 @@ wildcard_constraints:
     model="|".join(settings.models),
     set="|".join(settings.sets),
     judge="|".join(settings.judges),
+    contrast="|".join(settings.contrasts),
     method="arditi|cosmic",
     figure="|".join(registry.FIGURES),
 
@@ -48,6 +50,19 @@ def get_contrast(path):
         path.replace("{set}", name)
         for name in (settings.contrast.harmful, settings.contrast.harmless)
     ]
+
+
+def get_sides(path):
+    """`path` under the results for the sets of both sides of a contrast of routing."""
+
+    def sides(wildcards):
+        contrast = settings.contrasts[wildcards.contrast]
+        return [
+            f"{settings.results}/{path}".format(set=name, **wildcards)
+            for name in (contrast.first, contrast.second)
+        ]
+
+    return sides
 
 
 def get_checkpoint(wildcards):
@@ -91,4 +106,22 @@ def get_figures(wildcards):
         for model in settings.models
         for figure in registry.figures_of(settings)
         for path in registry.outputs_of(figure, settings, model)
+    ]
+
+
+def has_experts(model):
+    """Whether a model has MoE layers, as far as its configuration tells before it is loaded."""
+    path = settings.models[model].path
+    if not path or not Path(path, "config.json").is_file():
+        return True
+    facts = json.loads(Path(path, "config.json").read_text())
+    return bool(facts.get("num_experts") or facts.get("num_local_experts"))
+
+
+def get_routing(wildcards):
+    """Every routing table of every model that has experts."""
+    return [
+        f"{settings.results}/{model}/routing/{contrast}.csv"
+        for model in filter(has_experts, settings.models)
+        for contrast in settings.contrasts
     ]
