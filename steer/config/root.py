@@ -33,7 +33,7 @@ class Config(Settings):
     activations: ActivationSettings = Field(ActivationSettings(), description="Reading the model.")
     directions: DirectionSettings = Field(DirectionSettings(), description="Estimating directions.")
     contrasts: dict[Name, RoutingContrast] = Field(
-        {"prompt": RoutingContrast(first="harmful", second="harmless")},
+        {},
         description="Pairs of sets whose routing is compared, by name; each makes `routing/<name>.csv`.",
     )
     routing: RoutingSettings = Field(RoutingSettings(), description="Judging those contrasts.")

@@ -24,7 +24,7 @@ def _write(path: Path, rows: list[Any]) -> Path:
 
 def test_prompts_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
     path = _write(tmp_path / "set.jsonl", [{**ROW, "id": "b", "pair": "p", "target": "t"}, ROW])
-    assert read_prompts(path) == [Prompt(key, ROW["text"], "harmless", "val") for key in "ba"]
+    assert read_prompts(path) == [Prompt(key, ROW["text"], "harmless", "val", "food") for key in "ba"]
 
 
 @pytest.mark.parametrize(

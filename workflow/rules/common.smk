@@ -28,7 +28,7 @@ wildcard_constraints:
     model="|".join(settings.models),
     set="|".join(settings.sets),
     judge="|".join(settings.judges),
-    contrast="|".join(settings.contrasts),
+    contrast="|".join(settings.contrasts) or "none",
     method="arditi|cosmic",
     figure="|".join(registry.FIGURES),
 
