@@ -35,6 +35,7 @@ class Layout:
         attention_write: module whose output is what attention adds to the residual stream
             (a norm behind the attention, in families that normalise what they write).
         mlp_write: module whose output is what the MLP adds to the residual stream.
+        heads: attention's last projection, whose input is the heads' outputs side by side.
         router: router inside a MoE block; None in dense families.
         experts: experts module inside a MoE block.
         rule: makes the routing rule from the model's configuration.
@@ -43,6 +44,7 @@ class Layout:
     mlp: str = "mlp"
     attention_write: str = "self_attn"
     mlp_write: str = "mlp"
+    heads: str = "self_attn.o_proj"
     embedding: str = "embed_tokens"
     layers: str = "layers"
     router: str | None = None
@@ -68,6 +70,7 @@ class LayerSites:
 
     layer: nn.Module
     attention_write: nn.Module
+    heads: nn.Module
     mlp: nn.Module
     mlp_write: nn.Module
     router: nn.Module | None
@@ -123,6 +126,7 @@ def _layer_sites(layer: nn.Module, layout: Layout, where: str) -> LayerSites:
     return LayerSites(
         layer=layer,
         attention_write=_part(layer, layout.attention_write, where),
+        heads=_part(layer, layout.heads, where),
         mlp=mlp,
         mlp_write=_part(layer, layout.mlp_write, where),
         router=_part(mlp, layout.router, where) if sparse and layout.router else None,
@@ -158,6 +162,19 @@ def expert_count(model: Any) -> int:
     # `num_local_experts` is the one name that every family of transformers 5 answers to.
     count = getattr(model.config, "num_local_experts", None) or getattr(model.config, "num_experts", 0)
     return int(count or 0)
+
+
+def head_count(model: Any) -> int:
+    """Number of attention heads of a layer (query heads, where keys are shared)."""
+    return int(model.config.num_attention_heads)
+
+
+def chosen_output(
+    experts: nn.Module, tokens: Float[Tensor, "calls d"], index: Int[Tensor, " calls"]
+) -> Float[Tensor, "calls d"]:
+    """E_e(u) of one expert for each token, without its routing weight, and without setting off any hook."""
+    weight = torch.ones(len(tokens), 1, dtype=tokens.dtype, device=tokens.device)
+    return experts.forward(tokens, index[:, None], weight)  # type: ignore[no-any-return]
 
 
 def expert_output(

@@ -1,119 +1,81 @@
 """Turn the interventions of all rows of a batch into one edit per site and phase."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from steer.errors import SteerError
-from steer.models import interventions as edits
+from steer.models.edits.context import Context, Rows, Use
+from steer.models.edits.registry import ENTRIES, RANK, sites_of, touches
+from steer.models.edits.signals import PHASES, Edit, Phase, Site
 from steer.models.interventions import Arm, Operation
 from steer.models.loading import LoadedModel
 
-Phase = Literal["prompt", "generated"]
-PHASES: tuple[Phase, ...] = ("prompt", "generated")
-Edit = Callable[[Tensor], Tensor]
-# The place that is edited and its layer (-1 for the embedding).
-Site = tuple[Literal["residual", "attention", "mlp", "embedding"], int]
+Maker = Callable[[Context, Rows], Edit]
+Edits = dict[Site, dict[Phase, Edit]]
 
 
-def sites_of(operation: Operation, layers: int) -> Iterator[Site]:
-    """The sites that an operation edits in a model of so many layers."""
-    if operation.operation != "ablate":
-        yield "residual", int(operation.layer or 0)
-        return
-    yield "embedding", -1
-    for layer in range(layers):
-        yield "attention", layer
-        yield "mlp", layer
+def compile_arms(
+    loaded: LoadedModel, arms: Sequence[Arm], twins: Mapping[int, int], donors: Mapping[int, int]
+) -> Edits:
+    """The edit of every site in every phase that has one, for a batch with an arm in each row.
+
+    Raises:
+        SteerError: operations of one arm that meet at a site can't act together, or a row lacks the row
+            that it takes something from.
+    """
+    # Every row the same: parameters broadcast over the batch, and cost as little as for one row.
+    same = not twins and not donors and all(arm is arms[0] for arm in arms)
+    context = Context(loaded, arms[:1] if same else list(arms), twins, donors)
+    found: dict[Site, dict[Phase, list[tuple[int, Use]]]] = defaultdict(lambda: defaultdict(list))
+    for row, arm in enumerate(context.arms):
+        for operation in arm.operations:
+            for site in sites_of(operation, loaded):
+                for phase in (phase for phase in PHASES if touches(operation, phase)):
+                    found[site][phase].append((row, Use(operation, arm)))
+    return {
+        site: {phase: _edit(context, site, uses) for phase, uses in phases.items()}
+        for site, phases in sorted(found.items())
+    }
 
 
-def touches(operation: Operation, phase: Phase) -> bool:
-    """Whether an operation's scope takes in the tokens of a phase."""
-    return operation.scope in ("all", phase)
+def _edit(context: Context, site: Site, uses: Sequence[tuple[int, Use]]) -> Edit:
+    steps = [make(context, rows) for make, rows in _steps(site, uses)]
+    return steps[0] if len(steps) == 1 else lambda signal: _apply(steps, signal)
 
 
-def _edits(operation: Operation, site: Site) -> bool:
-    if operation.operation == "ablate":
-        return site[0] != "residual"
-    return site == ("residual", operation.layer)
+def _apply(steps: Sequence[Edit], signal: Any) -> Any:
+    for step in steps:
+        signal = step(signal)
+    return signal
 
 
-Rows = dict[int, tuple[Operation, Arm]]
+def _steps(site: Site, uses: Sequence[tuple[int, Use]]) -> list[tuple[Maker, Rows]]:
+    """Edits that follow each other at a site, and which rows have them."""
+    by_row: dict[int, list[Use]] = defaultdict(list)
+    for row, use in uses:
+        by_row[row].append(use)
+    found: dict[tuple[int, Maker], Rows] = defaultdict(lambda: defaultdict(list))
+    for row, here in by_row.items():
+        for use in here:
+            found[_place(site, here, use), ENTRIES[use.operation.operation].make][row].append(use)
+    for rows in found.values():
+        for together in rows.values():
+            _check_meeting(site, together)
+    # In order of place, so that the operations of a row on the residual follow each other as its arm says.
+    return [(make, dict(rows)) for (_, make), rows in sorted(found.items(), key=lambda item: item[0][0])]
 
 
-def _steps(arms: Sequence[Arm], site: Site, phase: Phase) -> dict[tuple[int, edits.Kind], Rows]:
-    """Which rows are edited at a site in a phase, by place in their arm's order and kind of edit."""
-    found: dict[tuple[int, edits.Kind], Rows] = defaultdict(dict)
-    for row, arm in enumerate(arms):
-        here = [op for op in arm.operations if touches(op, phase) and _edits(op, site)]
-        for place, operation in enumerate(here):
-            if operation.operation in {earlier.operation for earlier in here[:place]}:
-                cause = f"two `{operation.operation}` operations meet at {site[0]} {site[1]}"
-                raise SteerError(f"arm `{arm.name}`", cause, "merge them into one tensor")
-            found[place, operation.operation][row] = (operation, arm)
-    # In order of place, so that a row's operations follow each other as its arm lists them.
-    return dict(sorted(found.items()))
+def _place(site: Site, here: Sequence[Use], use: Use) -> int:
+    """When an operation's turn comes: that of the first of one `make`, in its row or in the registry."""
+    make = ENTRIES[use.operation.operation].make
+    if site[0] in ("router", "experts"):
+        return min(RANK[kind] for kind, entry in ENTRIES.items() if entry.make is make)
+    return next(place for place, other in enumerate(here) if ENTRIES[other.operation.operation].make is make)
 
 
-class Compiler:
-    """Turns the operations of all rows at a site into one edit of the whole batch."""
-
-    def __init__(self, loaded: LoadedModel, arms: Sequence[Arm]) -> None:
-        parameter = next(loaded.sites.base.parameters())
-        self._like: dict[str, Any] = {"dtype": parameter.dtype, "device": parameter.device}
-        self._loaded = loaded
-        # Every row the same: parameters broadcast over the batch, and cost as little as for one row.
-        self._arms = arms[:1] if all(arm is arms[0] for arm in arms) else list(arms)
-
-    def edit(self, site: Site, phase: Phase) -> Edit | None:
-        """The edit of a site in a phase; None where no row has one."""
-        steps = [
-            getattr(self, f"_{kind}")(rows) for (_, kind), rows in _steps(self._arms, site, phase).items()
-        ]
-        if not steps:
-            return None
-
-        def apply(h: Tensor) -> Tensor:
-            for step in steps:
-                h = step(h)
-            return h
-
-        return apply
-
-    def _stack(self, rows: dict[int, Tensor], width: tuple[int, ...]) -> Tensor:
-        stacked = torch.zeros(len(self._arms), *width, dtype=torch.float64)
-        for row, tensor in rows.items():
-            stacked[row, : len(tensor)] = tensor.double()
-        return stacked.to(**self._like)
-
-    def _add(self, rows: Rows) -> Edit:
-        scaled = {
-            row: (op.coefficient * arm.tensors[op.tensor].double())[None] for row, (op, arm) in rows.items()
-        }
-        vector = self._stack(scaled, (1, self._loaded.hidden_size))
-        return lambda h: edits.add(h, vector)
-
-    def _ablate(self, rows: Rows) -> Edit:
-        bases = {row: arm.tensors[op.tensor] for row, (op, arm) in rows.items()}
-        rank = max(len(basis) for basis in bases.values())
-        basis = self._stack(bases, (rank, self._loaded.hidden_size))
-        strengths = {row: torch.full((1, 1), op.coefficient) for row, (op, _) in rows.items()}
-        strength = self._stack(strengths, (1, 1))
-        if len(self._arms) == 1:
-            factor = float(strength)
-            return lambda h: edits.ablate(h, basis[0], factor)
-        return lambda h: edits.ablate(h, basis, strength)
-
-    def _affine(self, rows: Rows) -> Edit:
-        directions, targets = {}, {}
-        for row, (op, arm) in rows.items():
-            direction, harmless_mean = arm.tensors[op.tensor].double()
-            unit = edits.unit(direction)
-            directions[row] = unit[None]
-            targets[row] = (unit @ harmless_mean + op.coefficient * direction.norm())[None, None]
-        direction = self._stack(directions, (1, self._loaded.hidden_size))
-        target = self._stack(targets, (1, 1))
-        return lambda h: edits.affine(h, direction, target)
+def _check_meeting(site: Site, together: Sequence[Use]) -> None:
+    first: Operation = together[0].operation
+    if len(together) > 1 and not ENTRIES[first.operation].merges:
+        cause = f"two `{first.operation}` operations meet at {site[0]} {site[1]}"
+        raise SteerError(f"arm `{together[0].arm.name}`", cause, "merge them into one tensor")

@@ -1,6 +1,6 @@
 """Greedy replies under interventions, a batch at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from steer.models.companions import with_companions
+from steer.models.firing import Fired
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
-from steer.models.steering import Fired, Steering, steer
+from steer.models.steering import Steering, steer
 
 REASONING_END = "</think>"
 REASONING_START = "<think>"
@@ -51,6 +53,18 @@ class _FirstLogits(LogitsProcessor):
         return scores
 
 
+class _Following(LogitsProcessor):
+    """Lets rows that go along choose what their leaders choose, so that they are fed the same tokens."""
+
+    def __init__(self, leaders: Mapping[int, int]) -> None:
+        self._rows, self._leaders = list(leaders), list(leaders.values())
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the library's signature
+        followed = scores.clone()
+        followed[self._rows] = scores[self._leaders]
+        return followed
+
+
 def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
     """Ids that end a reply: those of the generation configuration and of the tokenizer."""
     configured = loaded.model.generation_config.eos_token_id
@@ -86,24 +100,39 @@ def generate(
     max_new_tokens: int,
     *,
     use_cache: bool = True,
+    donors: Sequence[Sequence[int]] | None = None,
 ) -> list[Reply]:
     """Greedy replies to encoded prompts, row i under `arms[i]`.
+
+    Arms that replay a routing or swap with a paired prompt make the batch longer by the rows that lend it.
+
+    Args:
+        loaded: the model.
+        prompts: encoded prompts.
+        arms: an arm for each.
+        max_new_tokens: longest reply.
+        use_cache: whether keys and values of earlier tokens are kept.
+        donors: an encoded paired prompt for each prompt, for arms that swap.
 
     Raises:
         SteerError: an arm can't fire on this model, or an edit was never reached.
     """
-    batch = loaded.batch(prompts)
+    whole = with_companions(prompts, arms, donors)
+    batch = loaded.batch(whole.prompts)
     width = batch.input_ids.shape[1]
     first_logits = _FirstLogits()
+    processors: list[LogitsProcessor] = [first_logits]
+    if whole.leaders:
+        processors.append(_Following(whole.leaders))
     steering: AbstractContextManager[Steering | None] = nullcontext()
     if any(arm.operations for arm in arms):
-        steering = steer(loaded, arms, batch.attention_mask)
+        steering = steer(loaded, whole.arms, batch.attention_mask, twins=whole.twins, donors=whole.donors)
     with steering as active:
         output = loaded.model.generate(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             generation_config=_greedy(loaded, max_new_tokens, use_cache=use_cache),
-            logits_processor=LogitsProcessorList([first_logits]),
+            logits_processor=LogitsProcessorList(processors),
         )
         lengths = _lengths(output[:, width:], stop_tokens(loaded))
         # The last token of a reply is never fed back, so no edit can have touched it.

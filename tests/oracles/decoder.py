@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.models.interventions import Arm, Operation
+from tests.oracles import experts
 
 Array = NDArray[np.float64]
 BASELINE = Arm("baseline")
@@ -24,10 +25,12 @@ class Trace:
     Attributes:
         residual: entering each layer, after any edit, and leaving the last one, each `[S, d]`.
         attention, mlp: what each layer's attention and MLP added, after any edit, each `[S, d]`.
-        moe_input, router_logits, chosen, weights: by MoE layer.
+        moe_input, router_logits, chosen, weights: by MoE layer; choices and weights after any edit.
         logits: `[S, V]`.
         edits: for every edit of a site: place, layer, and of each token ‖edit‖ and ‖residual that enters
-            the layer, unedited‖ (at the embedding: of what it writes).
+            the layer, unedited‖ (at the embedding: of what it writes; at a router of its weights g; at the
+            heads of their outputs).
+        leaked: by MoE layer, of every token: choices that the arm forbids.
     """
 
     residual: list[Array] = field(default_factory=list)
@@ -39,19 +42,43 @@ class Trace:
     weights: list[Array] = field(default_factory=list)
     logits: Array = field(default_factory=lambda: np.zeros((0, 0)))
     edits: list[tuple[str, int, Array, Array]] = field(default_factory=list)
+    leaked: list[Array] = field(default_factory=list)
 
 
-def run(model: Any, tokens: Sequence[int], prompt_tokens: int | None = None, arm: Arm = BASELINE) -> Trace:
-    """Run a model on one sequence, whose first `prompt_tokens` tokens (all) are the prompt, under an arm."""
+def run(
+    model: Any,
+    tokens: Sequence[int],
+    prompt_tokens: int | None = None,
+    arm: Arm = BASELINE,
+    donor: Sequence[int] = (),
+) -> Trace:
+    """Run a model on one sequence, whose first `prompt_tokens` tokens (all) are the prompt, under an arm.
+
+    What the arm takes from elsewhere is worked out first: the routing of the sequence under the arm's twin,
+    and what flows through the donor's prompt.
+    """
     known = len(tokens) if prompt_tokens is None else prompt_tokens
-    return Decoder(model, arm, known).run(list(tokens))
+    decoder = Decoder(model, arm, known)
+    kinds = {operation.operation for operation in arm.operations}
+    if "replay_routing" in kinds:
+        decoder.twin = run(model, tokens, known, Arm("twin", arm.twin, arm.tensors), donor)
+    if "swap" in kinds:
+        decoder.donor = run(model, donor)
+    return decoder.run(list(tokens))
 
 
-def greedy(model: Any, prompt: Sequence[int], arm: Arm, stops: Sequence[int], limit: int) -> list[int]:
+def greedy(
+    model: Any,
+    prompt: Sequence[int],
+    arm: Arm,
+    stops: Sequence[int],
+    limit: int,
+    donor: Sequence[int] = (),
+) -> list[int]:
     """Reply tokens by the largest logit, the whole sequence run anew for each; a stop is included."""
     reply: list[int] = []
     while len(reply) < limit and (not reply or reply[-1] not in stops):
-        logits = run(model, [*prompt, *reply], len(prompt), arm).logits
+        logits = run(model, [*prompt, *reply], len(prompt), arm, donor).logits
         reply.append(int(np.argmax(logits[-1])))
     return reply
 
@@ -85,16 +112,19 @@ class Decoder:
         self.weights = {name: value.double().numpy() for name, value in model.state_dict().items()}
         self.config, self.arm, self.prompt_tokens = model.config, arm, prompt_tokens
         self.tensors = {name: value.double().numpy() for name, value in arm.tensors.items()}
-        self.trace = Trace()
+        self.trace, self.twin, self.donor = Trace(), Trace(), Trace()
+        self.entering: Array = np.zeros((0, 0))
 
     def run(self, tokens: list[int]) -> Trace:
         h = self.weights["model.embed_tokens.weight"][tokens]
         h = self.write(h, "embedding", -1, h)
         for layer in range(self.config.num_hidden_layers):
-            entering = h
+            entering = self.entering = h
             for operation in self.arm.operations:
-                if operation.operation != "ablate" and operation.layer == layer:
+                if operation.operation in ("add", "affine") and operation.layer == layer:
                     h = self.edit(h, operation, "residual", layer, entering)
+                elif operation.operation == "swap":
+                    h = self.swap(h, operation, "residual", layer)
             self.trace.residual.append(h)
             attention = self.attention(self.norm(h, layer, "input_layernorm"), layer)
             attention = self.write(attention, "attention", layer, entering)
@@ -113,7 +143,33 @@ class Decoder:
         for operation in self.arm.operations:
             if operation.operation == "ablate":
                 h = self.edit(h, operation, place, layer, entering)
+            elif operation.operation == "swap":
+                h = self.swap(h, operation, place, layer)
         return h
+
+    def swap(self, h: Array, operation: Operation, place: str, layer: int) -> Array:
+        """Put what flows through the donor's prompt in place, at positions from the end of the prompt."""
+        if (operation.component, operation.layer) != (place, layer):
+            return h
+        out, s = h.copy(), operation.coefficient
+        theirs = getattr(self.donor, place)[layer]
+        for position in operation.positions:
+            here = self.prompt_tokens + position
+            out[here] = (1 - s) * h[here] + s * theirs[len(theirs) + position]
+        change = np.linalg.norm(out - h, axis=1)
+        self.trace.edits.append((place, layer, change, np.linalg.norm(self.entering, axis=1)))
+        return out
+
+    def active(self, token: int, layer: int, *kinds: str) -> list[Operation]:
+        """Operations of some kinds that act on a token in a layer."""
+        phase = "prompt" if token < self.prompt_tokens else "generated"
+        return [
+            operation
+            for operation in self.arm.operations
+            if operation.operation in kinds
+            and operation.layer in (layer, None)
+            and operation.scope in ("all", phase)
+        ]
 
     def edit(self, h: Array, operation: Operation, place: str, layer: int, entering: Array) -> Array:
         out = h.copy()
@@ -166,7 +222,21 @@ class Decoder:
             scores = query[head] @ key[head // group].T / np.sqrt(query.shape[-1])
             scores[np.triu_indices(len(x), k=1)] = -np.inf
             mixed.append(_softmax(scores) @ value[head // group])
-        return np.concatenate(mixed, axis=-1) @ self.part(layer, "self_attn.o_proj").T
+        return self.silenced(mixed, layer) @ self.part(layer, "self_attn.o_proj").T
+
+    def silenced(self, mixed: list[Array], layer: int) -> Array:
+        """Outputs of all heads side by side, those that the arm silences scaled down."""
+        before, after = np.concatenate(mixed, axis=-1), [head.copy() for head in mixed]
+        acted = [self.active(token, layer, "mask_heads") for token in range(len(before))]
+        for token, operations in enumerate(acted):
+            for operation in operations:
+                for head in operation.heads:
+                    after[head][token] *= 1 - operation.coefficient
+        out = np.concatenate(after, axis=-1)
+        if any(acted):
+            change, own = (np.linalg.norm(x, axis=1) for x in (out - before, before))
+            self.trace.edits.append(("heads", layer, change, own))
+        return out
 
     def mlp(self, x: Array, layer: int) -> Any:
         if f"model.layers.{layer}.mlp.gate.weight" not in self.weights:
@@ -176,21 +246,39 @@ class Decoder:
 
     def experts(self, x: Array, layer: int) -> Array:
         logits = x @ self.part(layer, "mlp.gate").T
-        probabilities = _softmax(logits)
-        chosen = np.argsort(-probabilities, axis=-1)[:, : self.config.num_experts_per_tok]
-        weights = np.take_along_axis(probabilities, chosen, axis=-1)
-        if self.config.norm_topk_prob:
-            weights = weights / weights.sum(axis=-1, keepdims=True)
+        routings, unsteered, outputs = [], [], []
+        for token, (u, z) in enumerate(zip(x, logits, strict=True)):
+            rule = (self.config.num_experts_per_tok, bool(self.config.norm_topk_prob))
+            unsteered.append(experts.decide(z, [], *rule))
+            decided = experts.decide(z, self.active(token, layer, *experts.ROUTER), *rule)
+            if self.active(token, layer, "replay_routing"):
+                place = len(self.trace.chosen)
+                theirs = (self.twin.chosen[place][token], self.twin.weights[place][token])
+                decided = experts.Decision(*theirs, decided.leaked)
+            routings.append(decided)
+            operations = self.active(token, layer, *experts.MIXTURE)
+            outputs.append(
+                experts.mixture(z, decided, lambda e, u=u: self.expert(u, layer, e), operations, self.tensors)
+            )
         self.trace.moe_input.append(x)
         self.trace.router_logits.append(logits)
-        self.trace.chosen.append(chosen)
-        self.trace.weights.append(weights)
-        return np.stack(
-            [
-                sum(w * self.expert(token, layer, e) for e, w in zip(row, row_weights, strict=True))
-                for token, row, row_weights in zip(x, chosen, weights, strict=True)
-            ]
-        )
+        self.trace.chosen.append(np.stack([one.chosen for one in routings]))
+        self.trace.weights.append(np.stack([one.weights for one in routings]))
+        self.trace.leaked.append(np.array([one.leaked for one in routings]))
+        self._note(layer, logits.shape[1], unsteered, routings, outputs)
+        return np.stack([after for _, after in outputs])
+
+    def _note(
+        self, layer: int, count: int, before: list[Any], after: list[Any], outputs: list[tuple[Array, Array]]
+    ) -> None:
+        tokens = range(len(before))
+        if any(self.active(token, layer, *experts.ROUTER, "replay_routing") for token in tokens):
+            old, new = (np.stack([one.gates(count) for one in decided]) for decided in (before, after))
+            change, own = (np.linalg.norm(g, axis=1) for g in (new - old, old))
+            self.trace.edits.append(("router", layer, change, own))
+        if any(self.active(token, layer, *experts.MIXTURE) for token in tokens):
+            change = np.array([np.linalg.norm(new - old) for old, new in outputs])
+            self.trace.edits.append(("experts", layer, change, np.linalg.norm(self.entering, axis=1)))
 
     def expert(self, token: Array, layer: int, expert: int) -> Array:
         """E_e(u) of one token."""

@@ -94,7 +94,13 @@ def test_an_unsteered_reply_has_no_effect_at_all(study: Study) -> None:
     _, rows = _generate(study)
     for prompt in TESTED:
         assert rows["baseline", prompt.id]["first_token_kl"] == 0
-        assert rows["baseline", prompt.id]["fired"] == {"tokens": 0, "sites": 0, "relative_norm": 0.0}
+        assert rows["baseline", prompt.id]["fired"] == {
+            "tokens": 0,
+            "sites": 0,
+            "relative_norm": 0.0,
+            "leaked": 0,
+            "dropped": 0,
+        }
         assert rows["zero", prompt.id]["first_token_kl"] < 1e-9
         assert rows["later", prompt.id]["first_token_kl"] < 1e-9
     assert set(rows["add", TESTED[0].id]) == {
