@@ -184,3 +184,10 @@ def expert_output(
     index: Int[Tensor, "tokens 1"] = torch.full((len(tokens), 1), expert, device=tokens.device)
     weight = torch.ones(len(tokens), 1, dtype=tokens.dtype, device=tokens.device)
     return experts(tokens, index, weight)  # type: ignore[no-any-return]
+
+
+def router_rows(router: nn.Module) -> Float[Tensor, "experts d"]:
+    """The row of each expert in a router's weights: what a block input is multiplied with for its logit."""
+    rows = router.weight
+    assert isinstance(rows, Tensor)
+    return rows.detach()
