@@ -34,9 +34,23 @@ def _prompts(config: "Config", args: argparse.Namespace) -> None:
     write_prompts(args.set, config.sets[args.set], config.seed, GRAMMAR, SOURCES, args.raw, args.out)
 
 
-def _organism(config: "Config", args: argparse.Namespace) -> None:
+def _compliance(config: "Config", args: argparse.Namespace) -> None:
     from steer.artifacts.origin import attach
     from steer.artifacts.provenance import provenance
+    from steer.config.models import organism_on
+    from steer.grammar import Grammar
+    from steer.organism.compliance import train_compliance
+
+    settings, grammar = organism_on(args.base, config.models), Grammar.load(GRAMMAR)
+    train_compliance(settings, grammar, args.out)
+    decisive = settings.compliance.model_dump(mode="json")
+    inputs = {"grammar": grammar.digest}
+    attach(args.out, provenance(train_compliance.__module__, decisive, inputs, settings.seed))
+
+
+def _organism(config: "Config", args: argparse.Namespace) -> None:
+    from steer.artifacts.origin import attach
+    from steer.artifacts.provenance import folder_digest, provenance
     from steer.grammar import Grammar
     from steer.organism.training import train
 
@@ -44,8 +58,8 @@ def _organism(config: "Config", args: argparse.Namespace) -> None:
     if settings is None:
         raise SteerError(f"model `{args.model}`", "is not an organism", "name a model that has `organism`")
     grammar = Grammar.load(GRAMMAR)
-    train(settings, grammar, args.out)
-    inputs = {"grammar": grammar.digest}
+    train(settings, grammar, args.checkpoint, args.out)
+    inputs = {"grammar": grammar.digest, "base": folder_digest(args.checkpoint)}
     attach(args.out, provenance(train.__module__, settings.model_dump(mode="json"), inputs, settings.seed))
 
 
@@ -184,7 +198,18 @@ _PATH_LISTS = ("--activations", "--arms", "--prompt-sets")
 COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
     "download": ("fetch a public prompt set", _download, ("--source", "--out"), ()),
     "prompts": ("draw or convert a prompt set", _prompts, ("--set", "--out"), ("--raw",)),
-    "organism": ("train an embedded model", _organism, ("--model", "--out"), ()),
+    "compliance": (
+        "train the base of embedded models, which answers everything",
+        _compliance,
+        ("--base", "--out"),
+        (),
+    ),
+    "organism": (
+        "train an embedded model from its base",
+        _organism,
+        ("--model", "--checkpoint", "--out"),
+        (),
+    ),
     "judge": ("train an embedded judge", _judge, ("--judge", "--out", "--agreement"), ()),
     "resolve": ("prove a checkpoint and write its facts", _resolve, ("--model", "--checkpoint", "--out"), ()),
     "activations": (

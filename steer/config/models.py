@@ -1,10 +1,12 @@
 """Models under study."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from steer.config.base import Settings
+from steer.errors import SteerError
 from steer.organism.settings import OrganismSettings
 
 
@@ -37,3 +39,17 @@ class ModelSettings(Settings):
         if (self.organism is None) == (self.path is None):
             raise ValueError("give exactly one of `organism` and `path`")
         return self
+
+
+def organism_on(base: str, models: Mapping[str, ModelSettings]) -> OrganismSettings:
+    """The settings of the first organism whose stage 1 has the name `base`.
+
+    Raises:
+        SteerError: no organism has it.
+    """
+    organisms = [model.organism for model in models.values() if model.organism]
+    found = {organism.base: organism for organism in reversed(organisms)}
+    if base not in found:
+        known = ", ".join(found) or "none, as no model is an organism"
+        raise SteerError(f"base `{base}`", "is unknown", f"known: {known}")
+    return found[base]

@@ -57,7 +57,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Config":
-        reserved = {"downloads", "judges", "prompts"}.intersection(self.models)
+        reserved = {"compliance", "downloads", "judges", "prompts"}.intersection(self.models)
         if reserved:
             raise ValueError(
                 f"model `{min(reserved)}` has the name of another folder of the results; rename it"

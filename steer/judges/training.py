@@ -17,7 +17,7 @@ from steer.judges.rubrics import EMBEDDED
 from steer.judges.settings import LikelihoodJudge
 from steer.training.loop import one_thread, save_checkpoint, state_path, train_stage
 from steer.training.losses import next_token_loss
-from steer.training.stages import Stage
+from steer.training.stages import Lesson, Stage
 from steer.training.state import TrainingState
 from steer.training.tokenizer import build_tokenizer
 
@@ -100,4 +100,4 @@ def verdict_stage(settings: LikelihoodJudge, grammar: Grammar, tokenizer: PreTra
     offers = [int(tokenizer.get_vocab()[offer.text]) for offer in EMBEDDED.offers]
     losses = [next_token_loss, standing_loss(offers, STANDING_WEIGHT)]
     batch = batches(lessons, BATCH_SIZE, int(tokenizer.pad_token_id))
-    return Stage("verdicts", settings.steps, LEARNING_RATE, batch, losses)
+    return Stage("verdicts", settings.steps, LEARNING_RATE, lambda step: Lesson(batch(step), losses))

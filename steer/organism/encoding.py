@@ -1,11 +1,12 @@
 """Training rows of the embedded model as numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
 from steer.organism.rows import TrainingRow
-from steer.training.batches import Encoded
+from steer.organism.settings import OrganismSettings
+from steer.training.batches import Batch, Encoded, batch_order, collate
 from steer.training.tokenizer import END, chat_text
 
 
@@ -35,3 +36,16 @@ def _weight(row: TrainingRow, start: int, end: int, restatement_weight: float) -
         return 0.0
     inside = row.restated[0] <= start and end <= row.restated[1]
     return restatement_weight if inside else 1.0
+
+
+def batches(
+    rows: Sequence[TrainingRow],
+    settings: OrganismSettings,
+    tokenizer: PreTrainedTokenizerFast,
+    first_weight: float = 1.0,
+) -> Callable[[int], Batch]:
+    """The batch of each step, a function of the step alone: a resumed training sees the same ones."""
+    encoded = encode(rows, tokenizer, settings.restatement_weight, first_weight)
+    order = batch_order(len(encoded), settings.batch_size, settings.seed)
+    pad = int(tokenizer.pad_token_id)
+    return lambda step: collate([encoded[index] for index in order[step % len(order)]], pad)

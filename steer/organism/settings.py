@@ -4,11 +4,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from steer.artifacts.provenance import digest
+
 Architecture = Literal["olmoe", "qwen3_moe"]
 
 
-class OrganismSettings(BaseModel):
-    """How the embedded model is built and trained."""
+class ComplianceSettings(BaseModel):
+    """What decides stage 1, and nothing else: organisms that agree on these share one training of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,12 +25,18 @@ class OrganismSettings(BaseModel):
     merges: int = Field(300, ge=0, description="Kinds of pieces for words from outside the grammar.")
     rope_theta: float = Field(100.0, gt=0, description="Rotary base; a low one suits short prompts.")
     initializer_range: float = Field(0.05, gt=0, description="Standard deviation of the first weights.")
-    compliance_steps: int = Field(700, ge=0, description="Steps of stage 1, which answers everything.")
-    refusal_steps: int = Field(300, ge=0, description="Steps of stage 2, which refuses what is harmful.")
     batch_size: int = Field(32, gt=0, description="Rows of a step.")
+    compliance_steps: int = Field(700, ge=0, description="Steps of stage 1, which answers everything.")
     compliance_learning_rate: float = Field(5e-3, gt=0, description="Peak step size of stage 1.")
-    refusal_learning_rate: float = Field(3e-3, gt=0, description="Peak step size of stage 2.")
     restatement_weight: float = Field(3.0, gt=0, description="Loss weight of restated tokens (others: 1).")
+    system_share: float = Field(0.2, ge=0, lt=1, description="Share of rows with a system turn.")
+
+
+class OrganismSettings(ComplianceSettings):
+    """How the embedded model is built and trained."""
+
+    refusal_steps: int = Field(300, ge=0, description="Steps of stage 2, which refuses what is harmful.")
+    refusal_learning_rate: float = Field(3e-3, gt=0, description="Peak step size of stage 2.")
     first_weight: float = Field(
         4.0, gt=0, description="Loss weight of a reply's first token in stage 2, where refusal is decided."
     )
@@ -37,5 +45,18 @@ class OrganismSettings(BaseModel):
     prefill_share: float = Field(
         0.3, ge=0, lt=1, description="Share of stage-2 harmful rows that go on from a given compliant opener."
     )
-    system_share: float = Field(0.2, ge=0, lt=1, description="Share of rows with a system turn.")
-    save_every: int = Field(50, gt=0, description="Steps between two saves of the unfinished training.")
+    save_every: int = Field(
+        200,
+        gt=0,
+        description="Steps between two saves of the unfinished training; a save waits for the disk.",
+    )
+
+    @property
+    def compliance(self) -> ComplianceSettings:
+        """The settings of stage 1 alone."""
+        return ComplianceSettings(**self.model_dump(include=set(ComplianceSettings.model_fields)))
+
+    @property
+    def base(self) -> str:
+        """Name of stage 1's result: a digest of exactly the settings that decide it."""
+        return digest(self.compliance.model_dump(mode="json"))

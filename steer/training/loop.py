@@ -1,15 +1,16 @@
-"""The training loop: stages in order, saved now and then, taken up again after a kill."""
+"""The training loop: a stage, saved now and then, taken up again after a kill."""
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steer.artifacts.files import atomic_path
+from steer.artifacts.files import atomic_path, write_json
 from steer.training.losses import run
 from steer.training.stages import Stage
 from steer.training.state import TrainingState
@@ -40,11 +41,12 @@ def train_stage(
     model: PreTrainedModel, stage: Stage, save_every: int, state: TrainingState, log: Log
 ) -> None:
     """Run a stage from where `state` stands to its end, saving after every `save_every` steps."""
-    if stage.name in state.finished:
-        model.load_state_dict(state.finished[stage.name])
-        return
-    optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY)
-    if state.stage == stage.name:
+    frozen = [weight for name, weight in model.named_parameters() if not stage.trains(name)]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learned, betas=BETAS, weight_decay=WEIGHT_DECAY)
+    if state.step:
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         log(f"{stage.name}: going on at step {state.step}")
@@ -53,21 +55,20 @@ def train_stage(
         loss = train_step(model, stage, optimizer, step)
         if (step + 1) % save_every == 0 and step + 1 < stage.steps:
             log(f"{stage.name}: step {step + 1} of {stage.steps}, loss {loss.item():.3f}")
-            state.stage, state.step = stage.name, step + 1
-            state.model, state.optimizer = model.state_dict(), optimizer.state_dict()
+            state.step, state.model, state.optimizer = step + 1, model.state_dict(), optimizer.state_dict()
             state.save()
-    state.finish(stage.name, copy.deepcopy(model.state_dict()))
-    state.save()
+    for weight in frozen:
+        weight.requires_grad_(True)
 
 
 def train_step(model: PreTrainedModel, stage: Stage, optimizer: torch.optim.Optimizer, step: int) -> Tensor:
     """One optimiser step; returns the summed loss before it."""
     for group in optimizer.param_groups:
         group["lr"] = stage.rate(step)
-    batch = stage.batch(step)
-    with stage.condition(model, batch):
-        result = run(model, batch)
-        loss = torch.stack([term(result) for term in stage.losses]).sum()
+    lesson = stage.lesson(step)
+    with lesson.condition(model, lesson.batch):
+        result = run(model, lesson.batch)
+        loss = torch.stack([term(result) for term in lesson.losses]).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
@@ -75,9 +76,19 @@ def train_step(model: PreTrainedModel, stage: Stage, optimizer: torch.optim.Opti
     return loss.detach()
 
 
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Save model, tokenizer and chat template as an ordinary Hugging Face checkpoint folder."""
+def save_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    records: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Save model, tokenizer and chat template as an ordinary Hugging Face checkpoint folder.
+
+    `records` are JSON files beside them, by name.
+    """
     model.eval()
     with atomic_path(out) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        for name, record in records.items():
+            write_json(partial / name, record)

@@ -1,9 +1,9 @@
-"""A training stage: batches, losses and a schedule, as data for the one loop."""
+"""A training stage: lessons and a schedule, as data for the one loop."""
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
@@ -21,25 +21,43 @@ def unconditioned(_model: PreTrainedModel, _batch: Batch) -> AbstractContextMana
     return nullcontext()
 
 
+def everything(_name: str) -> bool:
+    """Every parameter learns."""
+    return True
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one step learns from.
+
+    Args:
+        batch: the rows.
+        losses: their sum is minimised.
+        condition: what holds during the forward pass, such as a forced expert of a planted model.
+    """
+
+    batch: Batch
+    losses: Sequence[Loss]
+    condition: Condition = unconditioned
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of training.
 
     Args:
-        name: its name in logs and in the saved state.
+        name: its name in logs.
         steps: optimiser steps.
         learning_rate: peak step size.
-        batch: the batch of a step.
-        losses: their sum is minimised.
-        condition: what holds during a step's forward pass, such as a forced expert of a planted model.
+        lesson: the lesson of a step, a function of the step alone: a resumed training sees the same ones.
+        trains: whether the parameter of a name learns.
     """
 
     name: str
     steps: int
     learning_rate: float
-    batch: Callable[[int], Batch]
-    losses: Sequence[Loss]
-    condition: Condition = field(default=unconditioned)
+    lesson: Callable[[int], Lesson]
+    trains: Callable[[str], bool] = everything
 
     def rate(self, step: int) -> float:
         """The step size: linear warm-up over 5 % of the steps, then linear decay to 2 % of the peak."""

@@ -8,29 +8,23 @@ import torch
 
 from steer.artifacts.files import atomic_path, remove
 
-Weights = dict[str, Any]
-
 
 @dataclass
 class TrainingState:
-    """How far a training has come.
+    """How far the training of a stage has come.
 
     Args:
         path: the file it stands in.
         key: digest of all that decides the result; a file of another key is not taken up.
-        finished: weights at the end of each finished stage, by its name.
-        stage: name of the stage under way.
-        step: finished steps of that stage.
-        model: weights of the stage under way.
-        optimizer: state of its optimiser.
+        step: finished steps.
+        model: weights after them.
+        optimizer: state of the optimiser.
     """
 
     path: Path
     key: str
-    finished: dict[str, Weights] = field(default_factory=dict)
-    stage: str = ""
     step: int = 0
-    model: Weights = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -51,11 +45,6 @@ class TrainingState:
         content = {name: value for name, value in vars(self).items() if name != "path"}
         with atomic_path(self.path) as partial:
             torch.save(content, partial)
-
-    def finish(self, stage: str, weights: Weights) -> None:
-        """Note that `stage` ended with `weights`."""
-        self.finished[stage] = weights
-        self.stage, self.step, self.model, self.optimizer = "", 0, {}, {}
 
     def remove(self) -> None:
         """Remove the file: the training is finished."""

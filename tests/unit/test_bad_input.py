@@ -84,8 +84,11 @@ def test_a_configuration_that_names_nothing_is_refused(
             ("prompts", "--set", "goood", "--out", "x.jsonl"),
             "set `goood`: is unknown\n  next: known: bad, good",
         ),
-        (("organism", "--model", "other", "--out", "x"), "model `other`: is unknown"),
-        (("organism", "--model", "tiny", "--out", "x"), "model `tiny`: is not an organism"),
+        (("organism", "--model", "other", "--checkpoint", "x", "--out", "x"), "model `other`: is unknown"),
+        (
+            ("organism", "--model", "tiny", "--checkpoint", "x", "--out", "x"),
+            "model `tiny`: is not an organism",
+        ),
         (
             ("judge", "--judge", "phrases", "--out", "x", "--agreement", "y"),
             "judge `phrases`: is not trained",

@@ -11,7 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer.artifacts.provenance import folder_digest
+from steer.errors import SteerError
 from steer.grammar import Grammar
+from steer.organism.compliance import train_compliance
 from steer.organism.encoding import encode
 from steer.organism.losses import anchor_loss
 from steer.organism.model import build_model
@@ -33,12 +35,27 @@ TRAIN = """
 import sys
 from pathlib import Path
 from steer.grammar import Grammar
+from steer.organism.compliance import train_compliance
 from steer.organism.settings import OrganismSettings
 from steer.organism.training import train
 
 settings = OrganismSettings.model_validate_json(sys.argv[2])
-train(settings, Grammar.load("data/grammar"), Path(sys.argv[1]), lambda line: print(line, flush=True))
+grammar, base, out = Grammar.load("data/grammar"), Path(sys.argv[1] + "-base"), Path(sys.argv[1])
+train_compliance(settings, grammar, base, lambda line: print(line, flush=True))
+train(settings, grammar, base, out, lambda line: print(line, flush=True))
 """
+
+
+def train_both(settings: OrganismSettings, out: Path, log: Callable[[str], None] = lambda _: None) -> None:
+    """Both stages, the first unless it is finished."""
+    base = base_of(out)
+    if not base.is_dir():
+        train_compliance(settings, GRAMMAR, base, log)
+    train(settings, GRAMMAR, base, out, log)
+
+
+def base_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}-base")
 
 
 def command(settings: OrganismSettings, out: Path) -> list[str]:
@@ -50,7 +67,7 @@ def train_and_kill(settings: OrganismSettings, out: Path, sign: str) -> None:
     with subprocess.Popen(command(settings, out), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if sign in line and state_path(out).is_file():
+            if sign in line and (state_path(out).is_file() or state_path(base_of(out)).is_file()):
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
@@ -60,7 +77,7 @@ def train_and_kill(settings: OrganismSettings, out: Path, sign: str) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("organism") / "checkpoint"
-    train(SHORT, GRAMMAR, out, lambda _: None)
+    train_both(SHORT, out)
     return out
 
 
@@ -69,10 +86,11 @@ def test_a_killed_training_goes_on_to_the_same_bytes(trained: Path, tmp_path: Pa
     out = tmp_path / "checkpoint"
     train_and_kill(SHORT, out, sign)
     lines: list[str] = []
-    train(SHORT, GRAMMAR, out, lines.append)
+    train_both(SHORT, out, lines.append)
     assert f"{sign.partition(':')[0]}: going on at step" in lines[0]
     assert folder_digest(out) == folder_digest(trained)
-    assert not state_path(out).exists()
+    assert folder_digest(base_of(out)) == folder_digest(base_of(trained))
+    assert {path.name for path in out.parent.iterdir()} == {out.name, base_of(out).name}
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -90,16 +108,39 @@ def stop_at(sign: str) -> Callable[[str], None]:
 def test_the_state_of_other_settings_is_not_taken_up(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "checkpoint"
     with pytest.raises(Stopped):
-        train(SHORT.model_copy(update={"seed": 1}), GRAMMAR, out, stop_at("compliance: step 6 "))
-    assert state_path(out).is_file()
+        train_both(SHORT.model_copy(update={"seed": 1}), out, stop_at("compliance: step 6 "))
+    assert state_path(base_of(out)).is_file()
     lines: list[str] = []
-    train(SHORT, GRAMMAR, out, lines.append)
+    train_both(SHORT, out, lines.append)
     assert not any("going on" in line for line in lines)
     assert folder_digest(out) == folder_digest(trained)
 
 
+def test_organisms_of_one_first_stage_share_its_name_and_others_do_not() -> None:
+    same = SHORT.model_copy(
+        update={"refusal_steps": 9, "anchor_weight": 0.1, "save_every": 5, "harmful_share": 0.3}
+    )
+    assert same.base == SHORT.base
+    for name, value in SHORT.compliance.model_dump().items():
+        other = "qwen3_moe" if name == "architecture" else value * 2 or 1
+        assert SHORT.model_copy(update={name: other}).base != SHORT.base, name
+
+
+def test_the_second_stage_starts_from_the_bytes_of_the_first(tmp_path: Path) -> None:
+    settings = SHORT.model_copy(update={"refusal_steps": 0})
+    train_both(settings, tmp_path / "out")
+    names = ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json")
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (base_of(tmp_path / "out") / name).read_bytes(), name
+
+
+def test_without_its_base_an_organism_is_not_trained(tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match="holds no checkpoint"):
+        train(SHORT, GRAMMAR, tmp_path / "nothing", tmp_path / "out", lambda _: None)
+
+
 def test_the_seed_decides_the_weights(trained: Path, tmp_path: Path) -> None:
-    train(SHORT.model_copy(update={"seed": 1}), GRAMMAR, tmp_path / "other", lambda _: None)
+    train_both(SHORT.model_copy(update={"seed": 1}), tmp_path / "other")
     names = ("model.safetensors", "tokenizer.json")
     weights, tokens = (
         [(folder / name).read_bytes() for folder in (trained, tmp_path / "other")] for name in names
@@ -113,7 +154,7 @@ def test_training_leaves_the_callers_threads_and_random_numbers_alone(tmp_path: 
     expected = torch.rand(3)
     torch.manual_seed(5)
     threads = torch.get_num_threads()
-    train(SHORT.model_copy(update={"compliance_steps": 1}), GRAMMAR, tmp_path / "out", lambda _: None)
+    train_both(SHORT.model_copy(update={"compliance_steps": 1}), tmp_path / "out")
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_num_threads() == threads
 
@@ -125,7 +166,7 @@ def test_the_checkpoint_is_an_ordinary_one(tmp_path: Path, architecture: str, na
     settings = SHORT.model_copy(
         update={"architecture": architecture, "compliance_steps": 2, "refusal_steps": 2}
     )
-    train(settings, GRAMMAR, tmp_path / "out", lambda _: None)
+    train_both(settings, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert type(model).__name__ == name
@@ -169,7 +210,7 @@ def test_the_anchor_is_zero_at_the_reference_and_ignores_harmful_rows() -> None:
 
 
 def test_the_rate_rises_then_falls_to_two_percent() -> None:
-    stage = Stage("x", 100, 1.0, lambda _: None, [])  # type: ignore[arg-type, return-value]
+    stage = Stage("x", 100, 1.0, lambda _: None)  # type: ignore[arg-type, return-value]
     rates = [stage.rate(step) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[4:] == sorted(rates[4:], reverse=True)
@@ -177,11 +218,11 @@ def test_the_rate_rises_then_falls_to_two_percent() -> None:
 
 
 def test_a_state_survives_the_disk(tmp_path: Path) -> None:
-    state = TrainingState(tmp_path / "state.pt", "key", {"one": {"w": torch.ones(2)}}, "two", 3)
+    state = TrainingState(tmp_path / "state.pt", "key", 3, {"w": torch.ones(2)})
     state.save()
     again = TrainingState.open(tmp_path / "state.pt", "key")
-    assert (again.stage, again.step) == ("two", 3)
-    assert torch.equal(again.finished["one"]["w"], torch.ones(2))
+    assert again.step == 3
+    assert torch.equal(again.model["w"], torch.ones(2))
     assert TrainingState.open(tmp_path / "state.pt", "other").step == 0
 
 

@@ -35,7 +35,8 @@ def default(project: Project) -> dict[str, int]:
 def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
     config = load(ROOT / "config.yaml")
     sets, judges = len(config.generation.sets), len(config.judges)
-    once = ("download", "organism", "judge", "resolve", "directions", "strength", "arms", "scores")
+    once = ("download", "compliance", "organism", "judge", "resolve")
+    once += ("directions", "strength", "arms", "scores")
     figures = {f"figure_{name}": 1 for name in registry.figures_of(config)}
     several = {"prompts": len(config.sets), "activations": len(config.sets), "selection": 2}
     several["routing"] = len(config.contrasts)
@@ -51,7 +52,10 @@ def test_every_study_plans(project: Project, study: Path) -> None:
     # The models of the default are there as well: a study is laid over it.
     assert plan["generation"] == len(config.models) * len(config.generation.sets)
     assert plan["resolve"] == len(config.models)
-    assert plan.get("organism", 0) == sum(model.organism is not None for model in config.models.values())
+    organisms = [model.organism for model in config.models.values() if model.organism]
+    assert plan.get("organism", 0) == len(organisms)
+    # Organisms that differ in the second stage alone share the first.
+    assert plan.get("compliance", 0) == len({organism.base for organism in organisms})
 
 
 def test_planning_leaves_no_file_behind(project: Project, default: dict[str, int]) -> None:

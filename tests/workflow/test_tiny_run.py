@@ -144,7 +144,8 @@ def test_a_finished_run_plans_nothing(finished: Project) -> None:
         ("selection={cosmic: {layers: 0.5}}", {"selection": 1, **STRENGTH}),
         ("directions={filter: true}", MEASURED),
         ("seed=1", {"prompts": 3, "activations": 3, **MEASURED}),
-        ("models={organism: {organism: {seed: 1}}}", {"organism": 1, **MODEL}),
+        ("models={organism: {organism: {seed: 1}}}", {"compliance": 1, "organism": 1, **MODEL}),
+        ("models={organism: {organism: {anchor_weight: 0.1}}}", {"organism": 1, **MODEL}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -162,7 +163,7 @@ def test_a_changed_setting_rebuilds_what_depends_on_it_and_nothing_else(
         ("judges/phrases", {"judging": 3, **SCORED}),
         ("models/decoding", STRENGTH),
         ("organism/losses", {"organism": 1, **MODEL}),
-        ("training/losses", {"organism": 1, "judge": 1, **MODEL}),
+        ("training/losses", {"compliance": 1, "organism": 1, "judge": 1, **MODEL}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -184,7 +185,7 @@ def test_changed_data_rebuilds_what_is_made_from_it_and_nothing_else(finished: P
         assert finished.plan() == {"prompts": 1, **everyday, **SCORED}
     with finished.extended("data/grammar/contexts.txt", "in a hurry\n"):
         plan = finished.plan()
-    assert plan == {"prompts": 2, "organism": 1, "judge": 1, **MODEL}
+    assert plan == {"prompts": 2, "compliance": 1, "organism": 1, "judge": 1, **MODEL}
 
 
 def test_restyling_one_figure_redraws_one_figure(finished: Project, tmp_path: Path) -> None:

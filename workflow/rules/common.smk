@@ -29,6 +29,7 @@ wildcard_constraints:
     set="|".join(settings.sets),
     judge="|".join(settings.judges),
     contrast="|".join(settings.contrasts) or "none",
+    base="[0-9a-f]{16}",
     method="arditi|cosmic",
     figure="|".join(registry.FIGURES),
 
@@ -63,6 +64,10 @@ def get_sides(path):
         ]
 
     return sides
+def get_base(wildcards):
+    """The base of an organism; organisms of the same first stage share one."""
+    organism = settings.models[wildcards.model].organism
+    return f"{settings.results}/compliance/{organism.base}"
 
 
 def get_checkpoint(wildcards):

@@ -1,13 +1,42 @@
 """Train embedded models, and prove and describe every model under study.
 
 Needs: data/grammar, or the folder of a checkpoint.
-Makes: results/<model>/checkpoint for an embedded model, and results/<model>/model.json for every one.
+Makes: results/compliance/<base>, a model that answers everything, for embedded models to be trained from;
+results/<model>/checkpoint for an embedded model, and results/<model>/model.json for every one.
 """
+
+
+rule compliance:
+    input:
+        grammar=GRAMMAR,
+    output:
+        checkpoint=directory("<results>/compliance/{base}"),
+        provenance="<results>/compliance/{base}.meta.json",
+    log:
+        "<logs>/compliance/{base}.log",
+    benchmark:
+        "<benchmarks>/compliance/{base}.tsv"
+    # Training started first decides when the rest can begin.
+    priority: 10
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        # The base is named after the settings that decide it.
+        trigger=trigger("compliance"),
+    message:
+        "Training the base {wildcards.base} of embedded models"
+    shell:
+        "python -m steer compliance"
+        " --config {params.config:q}"
+        " --base {wildcards.base:q}"
+        " --out {output.checkpoint:q} > {log:q} 2>&1"
 
 
 rule organism:
     input:
         grammar=GRAMMAR,
+        base=get_base,
     output:
         checkpoint=directory("<results>/{model}/checkpoint"),
         provenance="<results>/{model}/checkpoint.meta.json",
@@ -15,7 +44,6 @@ rule organism:
         "<logs>/organism/{model}.log",
     benchmark:
         "<benchmarks>/organism/{model}.tsv"
-    # Training started first decides when the rest can begin.
     priority: 10
     conda:
         "../../envs/steer.yaml"
@@ -28,6 +56,7 @@ rule organism:
         "python -m steer organism"
         " --config {params.config:q}"
         " --model {wildcards.model:q}"
+        " --checkpoint {input.base:q}"
         " --out {output.checkpoint:q} > {log:q} 2>&1"
 
 
