@@ -17,6 +17,8 @@ def encode(
     first_weight: float = 1.0,
 ) -> list[Encoded]:
     """Token ids and loss weights of every row; the reply ends with the end-of-turn token."""
+    if not rows:
+        return []
     prompts = tokenizer([chat_text(row.prompt, row.system) for row in rows], add_special_tokens=False)
     replies = tokenizer(
         [row.reply + END for row in rows], add_special_tokens=False, return_offsets_mapping=True
