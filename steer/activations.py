@@ -18,6 +18,7 @@ import torch
 from steer.artifacts.activations import Array
 from steer.artifacts.facts import ModelFacts
 from steer.artifacts.files import remove
+from steer.artifacts.origin import is_made
 from steer.artifacts.parts import Header, Part, assemble, remove_others, write_part
 from steer.artifacts.prompts import Prompt, read_prompts
 from steer.artifacts.provenance import digest, provenance
@@ -66,6 +67,9 @@ def dump(
         {"model": model.model_dump(mode="json"), "activations": settings.model_dump()},
         {"model": facts.digest, "prompts": digest([asdict(prompt) for prompt in prompts])},
     )
+    if is_made(out, origin):
+        log.info("%s is there already", out)
+        return
     parts = plan(tokens, prompts, model.batch_size, parts_folder(out), digest(origin))
     remove_others(parts)
     read_parts(loaded, facts, parts, prompts, tokens, settings)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,21 +36,20 @@ def _prompts(config: "Config", args: argparse.Namespace) -> None:
 
 
 def _compliance(config: "Config", args: argparse.Namespace) -> None:
-    from steer.artifacts.origin import attach
+    from steer.artifacts.origin import make_once
     from steer.artifacts.provenance import provenance
     from steer.config.models import organism_on
     from steer.grammar import Grammar
     from steer.organism.compliance import train_compliance
 
     settings, grammar = organism_on(args.base, config.models), Grammar.load(GRAMMAR)
-    train_compliance(settings, grammar, args.out)
     decisive = settings.compliance.model_dump(mode="json")
-    inputs = {"grammar": grammar.digest}
-    attach(args.out, provenance(train_compliance.__module__, decisive, inputs, settings.seed))
+    origin = provenance(train_compliance.__module__, decisive, {"grammar": grammar.digest}, settings.seed)
+    make_once(args.out, origin, lambda: train_compliance(settings, grammar, args.out))
 
 
 def _organism(config: "Config", args: argparse.Namespace) -> None:
-    from steer.artifacts.origin import attach
+    from steer.artifacts.origin import make_once
     from steer.artifacts.provenance import folder_digest, provenance
     from steer.grammar import Grammar
     from steer.organism.training import train
@@ -58,9 +58,9 @@ def _organism(config: "Config", args: argparse.Namespace) -> None:
     if settings is None:
         raise SteerError(f"model `{args.model}`", "is not an organism", "name a model that has `organism`")
     grammar = Grammar.load(GRAMMAR)
-    train(settings, grammar, args.checkpoint, args.out)
     inputs = {"grammar": grammar.digest, "base": folder_digest(args.checkpoint)}
-    attach(args.out, provenance(train.__module__, settings.model_dump(mode="json"), inputs, settings.seed))
+    origin = provenance(train.__module__, settings.model_dump(mode="json"), inputs, settings.seed)
+    make_once(args.out, origin, lambda: train(settings, grammar, args.checkpoint, args.out))
 
 
 def _judge(config: "Config", args: argparse.Namespace) -> None:
@@ -294,6 +294,16 @@ def _check_names(config: "Config", args: argparse.Namespace) -> None:
             raise SteerError(f"{kind} `{name}`", "is unknown", f"known: {', '.join(names)}")
 
 
+def _alone(config: "Config", args: argparse.Namespace) -> AbstractContextManager[None]:
+    """The output of the command, held against other processes; nothing for a command without one."""
+    from steer.artifacts.locks import sole_writer
+
+    out = getattr(args, "out", None)
+    if args.command == "figures":
+        out = Path(config.results) / args.model / "figures" / args.figure
+    return nullcontext() if out is None else sole_writer(out)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; returns the exit status: 0, or 1 after an error that is explained on stderr."""
     args = _parser().parse_args(arguments)
@@ -307,7 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         config = load(*(args.config or [Path("config.yaml")]))
         _check_names(config, args)
-        COMMANDS[args.command][1](config, args)
+        with _alone(config, args):
+            COMMANDS[args.command][1](config, args)
     except SteerError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

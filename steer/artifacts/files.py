@@ -29,6 +29,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def lock_path(path: Path) -> Path:
+    """The name beside `path` whose lock means that a process is making it; see `steer.artifacts.locks`."""
+    return path.with_name(f".{path.name}.lock")
+
+
 def publish(partial: Path, final: Path) -> None:
     """Give the finished file or folder `partial` its final name, durably and at once."""
     members = sorted(partial.rglob("*")) if partial.is_dir() else []
@@ -52,13 +57,27 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
     """
     final = Path(final)
     partial = partial_path(final)
+    with explained(final):
+        try:
+            make_folder(final.parent)
+            remove(partial)
+            yield partial
+            publish(partial, final)
+        except BaseException:
+            remove(partial)
+            raise
+
+
+@contextmanager
+def explained(final: Path) -> Iterator[None]:
+    """Turn what can keep `final` from being written, within the block, into an error for the user.
+
+    Raises:
+        SteerError: the disk is full, or the folder can't be written to.
+    """
     try:
-        _make_folder(final.parent)
-        remove(partial)
-        yield partial
-        publish(partial, final)
+        yield
     except BaseException as error:
-        remove(partial)
         if _is_disk_full(error):
             raise disk_full(final) from error
         if isinstance(error, PermissionError) and _concerns(error, final):
@@ -66,7 +85,12 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
         raise
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, where they are not there.
+
+    Raises:
+        SteerError: a file is in the way.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -77,7 +101,9 @@ def _make_folder(folder: Path) -> None:
 
 def _concerns(error: OSError, final: Path) -> bool:
     """Whether the error is about writing `final`, and not about something that the block reads."""
-    return error.filename in {str(place) for place in (final, partial_path(final), *final.parents)}
+    return error.filename in {
+        str(place) for place in (final, partial_path(final), lock_path(final), *final.parents)
+    }
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -13,6 +13,7 @@
 
 import html
 import json
+import logging
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ import h5py
 from steer.artifacts.files import read_json, write_bytes, write_json
 from steer.artifacts.provenance import digest, file_digest, folder_digest
 from steer.errors import SteerError
+
+log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -75,6 +78,25 @@ def read_provenance(path: Path | str) -> Record:
     if not isinstance(record, dict):
         raise SteerError(str(path), "carries no provenance", "make the file again with this version")
     return record
+
+
+def is_made(path: Path | str, record: Mapping[str, Any]) -> bool:
+    """Whether a file or folder is there with this very record: making it again would give the same bytes."""
+    try:
+        return Path(path).exists() and read_provenance(path) == record
+    except SteerError:
+        return False
+
+
+def make_once(path: Path, record: Mapping[str, Any], make: Callable[[], object]) -> None:
+    """Make a file or folder and attach its record, unless it is there already with this very record."""
+    if is_made(path, record):
+        log.info("%s is there already", path)
+        return
+    # Of an older make; it must not vouch for a folder whose new record did not come to be written.
+    meta_path(path).unlink(missing_ok=True)
+    make()
+    attach(path, record)
 
 
 def input_digests(inputs: Mapping[str, Path | Sequence[Path]]) -> dict[str, Any]:

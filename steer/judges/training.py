@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from steer.artifacts.origin import attach
+from steer.artifacts.origin import attach, is_made
 from steer.artifacts.provenance import code_digest, digest, provenance
 from steer.grammar import Grammar
 from steer.judges.agreement import write_agreement
@@ -50,6 +50,12 @@ def train_judge(
     Raises:
         SteerError: no room to write, or no permission.
     """
+    origin = provenance(
+        __name__, settings.model_dump(mode="json"), {"grammar": grammar.digest}, settings.seed
+    )
+    if agreement.exists() and is_made(out, origin):
+        log(f"{out} is there already")
+        return
     with one_thread():
         tokenizer = build_tokenizer(grammar, MERGES)
         model = build_model(tokenizer, settings.seed)
@@ -57,11 +63,8 @@ def train_judge(
         stage = verdict_stage(settings, grammar, tokenizer)
         train_stage(model, stage, SAVE_EVERY, state, log)
         save_checkpoint(model, tokenizer, out)
-        origin = provenance(
-            __name__, settings.model_dump(mode="json"), {"grammar": grammar.digest}, settings.seed
-        )
-        attach(out, origin)
         write_agreement(out, grammar, settings.seed, agreement, log)
+        attach(out, origin)
     state.remove()
 
 

@@ -268,3 +268,21 @@ def _hooks(loaded: LoadedModel) -> int:
     return sum(
         len(module._forward_hooks) + len(module._forward_pre_hooks) for module in loaded.model.modules()
     )
+
+
+def test_a_finished_file_is_made_again_only_where_something_else_is_asked_for(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, out = tiny("olmoe"), tmp_path / "a.h5"
+    _dump(loaded, out)
+    read: list[Any] = []
+    read_batch = activations.read_batch
+    monkeypatch.setattr(activations, "read_batch", lambda *given: read.append(given) or read_batch(*given))
+    _dump(loaded, out)
+    assert not read
+    _dump(loaded, out, settings=ActivationSettings(dtype="float16"))
+    assert read
+    content = out.read_bytes()
+    out.write_bytes(content[: len(content) // 2])
+    _dump(loaded, out, settings=ActivationSettings(dtype="float16"))
+    assert out.read_bytes() == content

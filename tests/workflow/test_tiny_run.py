@@ -11,7 +11,7 @@ import pytest
 
 from steer.artifacts import CONTRACT_VERSION
 from steer.artifacts.activations import ActivationFile
-from steer.artifacts.origin import input_digest, read_provenance
+from steer.artifacts.origin import input_digest, meta_path, read_provenance
 from steer.artifacts.provenance import code_digest, folder_digest
 from steer.config import Config, load
 from steer.figures import registry
@@ -90,7 +90,7 @@ def _provenance(project: Project) -> dict[str, dict[str, Any]]:
     for name in project.results():
         path = project.path(f"results/{name}")
         if name != "config.yaml" and not any(part.startswith(".") for part in Path(name).parts):
-            owner = path.parent if path.parent.name == "checkpoint" else path
+            owner = path.parent if meta_path(path.parent).is_file() else path
             records[name] = read_provenance(owner)
     return records
 
