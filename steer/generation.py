@@ -65,6 +65,7 @@ def generate_replies(
         keys = [task.key for task in _in_order(plan)]
         _check_fired(plan, journal)
         write_jsonl(out, (journal.get(key) for key in keys))
+        journal.drop_stale(keys)
     log.info("%d replies made, %d kept from before", made, len(keys) - made)
     inputs = {
         "model": facts.digest,

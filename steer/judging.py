@@ -53,6 +53,7 @@ def judge_replies(
         )
         write_jsonl(out, rows)
         new = len(journal) - known
+        journal.drop_stale({_key(judge, exchange) for _, exchange in _exchanges(generation, texts)})
     inputs = input_digests({"replies": generation, "prompts": prompts})
     # The version stands for the judge's settings, code and weights.
     attach(out, provenance(__name__, {"judge": judge.version}, inputs))

@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from steer.artifacts.files import Row, disk_full
+from steer.artifacts.files import Row, atomic_path, disk_full
 from steer.errors import SteerError
 
 
@@ -30,10 +30,17 @@ class Journal:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
+        self._open()
+
+    def _open(self) -> None:
         self._offsets, self._end = _index(self.path)
         os.truncate(self.path, self._end)
         self._writer = self.path.open("ab", buffering=0)
         self._reader = self.path.open("rb")
+
+    def _close(self) -> None:
+        self._writer.close()
+        self._reader.close()
 
     def __enter__(self) -> "Journal":
         return self
@@ -41,8 +48,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
-        self._reader.close()
+        self._close()
 
     def __contains__(self, key: str) -> bool:
         return key in self._offsets
@@ -81,6 +87,25 @@ class Journal:
         for key, encoded in lines.items():
             self._offsets[key] = self._end
             self._end += len(encoded)
+
+    def drop_stale(self, wanted: Collection[str]) -> None:
+        """Drop the rows that are not wanted, once they are more than the wanted ones.
+
+        So a journal stays within twice its needed length, and most settings that are tried and taken back
+        find their rows again. Call it when the final file is written.
+
+        Raises:
+            SteerError: the disk is full; nothing is lost.
+        """
+        kept = sorted(self._offsets[key] for key in {*wanted} & self._offsets.keys())
+        if len(self) <= 2 * len(kept):
+            return
+        with atomic_path(self.path) as partial, partial.open("wb") as stream:
+            for offset in kept:
+                self._reader.seek(offset)
+                stream.write(self._reader.readline())
+        self._close()
+        self._open()
 
     def _append(self, content: bytes) -> None:
         left = memoryview(content)

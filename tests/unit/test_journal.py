@@ -88,3 +88,21 @@ def test_a_row_that_json_can_not_hold_leaves_the_journal_as_it_was(path: Path) -
             journal.add_many([("k4", {}), ("k5", {"x": float("nan")})])
         assert "k4" not in journal
     assert path.read_bytes() == content
+
+
+def test_stale_rows_are_dropped_once_they_outnumber_the_wanted_ones(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.add_many((f"k{index}", {"text": "é" * index}) for index in range(5))
+        before = path.read_bytes()
+        journal.drop_stale(["k4", "k1", "k3", "absent"])
+        assert path.read_bytes() == before
+        journal.drop_stale(["k4", "k1"])
+        assert path.read_bytes().splitlines() == [before.splitlines()[index] for index in (1, 4)]
+        assert "k0" not in journal
+        assert journal.get("k4") == {"text": "éééé"}
+        journal.add("k0", {"text": "new"})
+        assert len(journal) == 3
+    with Journal(path) as journal:
+        assert [journal.get(key)["text"] for key in ("k0", "k1", "k4")] == ["new", "é", "éééé"]
+    assert [place.name for place in tmp_path.iterdir()] == [path.name]
