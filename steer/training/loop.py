@@ -92,3 +92,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(partial)
         for name, record in records.items():
             write_json(partial / name, record)
+        # safetensors makes its file for its owner alone; the folder shows what the umask allows others.
+        mode = partial.stat().st_mode & 0o666
+        for member in partial.iterdir():
+            member.chmod(mode)
