@@ -1,32 +1,44 @@
-"""`python -m bench`: print every ratio; asserts nothing, since machines and their neighbours differ."""
+"""`python -m bench [NAME…]`: print ratios, all or those of some benches, a line at a time.
 
+It asserts nothing, since machines and their neighbours differ.
+"""
+
+import argparse
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is imported: threads are fixed, as in the flow's own jobs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from bench import dump, experts, flow, steering, sweep
 from bench.timing import HEADER, Line
 
-
-def _lines(folder: Path) -> Iterator[Line]:
-    yield from dump.lines(folder)
-    yield from steering.lines(folder)
-    yield from sweep.lines(folder)
-    yield from experts.lines(folder)
+BENCHES: dict[str, Callable[[Path], Iterator[Line]]] = {
+    "dump": dump.lines,
+    "steering": steering.lines,
+    "sweep": sweep.lines,
+    "experts": experts.lines,
+}
 
 
 def main() -> None:
-    """Measure and print, a line at a time."""
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
+    names = parser.parse_args().names or list(BENCHES)
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no bench `{unknown[0]}`; there are {', '.join(BENCHES)}")
     print(HEADER, flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        for line in _lines(Path(name)):
-            print(line, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            for line in BENCHES[name](Path(folder)):
+                print(line, flush=True)
     print("\n" + flow.table())
 
 
