@@ -25,7 +25,7 @@ def lines(folder: Path) -> Iterator[Line]:
 
     def forward() -> None:
         for part in parts:
-            loaded.next_token_logits(loaded.batch([tokens[row] for row in part.rows]))
+            loaded.next_token_logits(loaded.batch([tokens[row].ids for row in part.rows]))
 
     facts, out = facts_of(loaded), folder / "bench.h5"
 

@@ -28,9 +28,8 @@ from steer.models.batching import by_length
 from steer.models.capture import Capture, Recorder, capture
 from steer.models.loading import LoadedModel
 from steer.models.scoring import refusal_score
+from steer.models.spans import Marked, mark
 from steer.models.study import open_study
-
-Tokens = Sequence[int]
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +61,7 @@ def dump(
             the stored type can't hold; the disk is full.
     """
     tokens = encode(loaded, prompts, settings.positions, model.max_prompt_tokens)
+    span = span_of(out, prompts, settings.positions)
     origin = provenance(
         "steer.activations",
         {"model": model.model_dump(mode="json"), "activations": settings.model_dump()},
@@ -78,27 +78,46 @@ def dump(
         revision=facts.revision or "",
         dtype=settings.dtype,
         positions=settings.positions,
-        span=f"last-{settings.positions}-prompt-tokens",
+        span=span,
         moe_layers=loaded.sites.moe_layers,
         provenance=origin,
     )
-    assemble(out, parts, prompts, [len(row) for row in tokens], header)
+    lengths = [row.prompt for row in tokens]
+    assemble(out, parts, prompts, lengths, [row.tokens for row in tokens], header)
     remove(parts_folder(out))
 
 
-def encode(loaded: LoadedModel, prompts: Sequence[Prompt], positions: int, longest: int) -> list[Tokens]:
-    """Token ids of each prompt in the model's chat template.
+def span_of(out: Path, prompts: Sequence[Prompt], positions: int) -> str:
+    """What the tokens that are counted are called: the same kind for every prompt of a set.
 
     Raises:
-        SteerError: a prompt has fewer than `positions` or more than `longest` tokens.
+        SteerError: some prompts have a target and others none.
     """
-    tokens: list[Tokens] = []
+    bare = [prompt.id for prompt in prompts if not prompt.target]
+    if bare and len(bare) < len(prompts):
+        raise SteerError(
+            f"prompts of {out.name}",
+            f"prompt `{bare[0]}` has no target, others have one",
+            "give a paired set a target in every line",
+        )
+    return f"last-{positions}-prompt-tokens" if bare else "target"
+
+
+def encode(loaded: LoadedModel, prompts: Sequence[Prompt], positions: int, longest: int) -> list[Marked]:
+    """Tokens of each prompt in the model's chat template, with its target behind it if there is one.
+
+    Raises:
+        SteerError: a prompt has fewer than `positions` tokens, or with its target more than `longest`; a
+            target is not to be found in the tokens.
+    """
+    tokens: list[Marked] = []
     for prompt in prompts:
-        ids = loaded.encode(prompt.text)
-        if len(ids) < positions:
+        marked = mark(loaded, prompt, positions)
+        ids = marked.ids
+        if marked.prompt < positions:
             raise SteerError(
                 f"prompt `{prompt.id}`",
-                f"has {len(ids)} tokens, fewer than the {positions} positions that are read",
+                f"has {marked.prompt} tokens, fewer than the {positions} positions that are read",
                 "lower `activations.positions`, or remove the prompt",
             )
         if len(ids) > longest:
@@ -107,7 +126,7 @@ def encode(loaded: LoadedModel, prompts: Sequence[Prompt], positions: int, longe
                 f"has {len(ids)} tokens, more than the {longest} that are accepted",
                 "raise `max_prompt_tokens` of the model, or remove the prompt",
             )
-        tokens.append(ids)
+        tokens.append(marked)
     return tokens
 
 
@@ -117,21 +136,21 @@ def parts_folder(out: Path) -> Path:
 
 
 def plan(
-    tokens: Sequence[Tokens], prompts: Sequence[Prompt], batch_size: int, folder: Path, origin: str
+    tokens: Sequence[Marked], prompts: Sequence[Prompt], batch_size: int, folder: Path, origin: str
 ) -> list[Part]:
     """Batches by rising length, then id; a part's name tells all that decides its content.
 
     Args:
-        tokens: token ids of each prompt.
+        tokens: of each prompt.
         prompts: the set.
         batch_size: most prompts a batch.
         folder: where the parts stand.
         origin: digest of what is common to all parts.
     """
-    batches = by_length([len(row) for row in tokens], [prompt.id for prompt in prompts], batch_size)
+    batches = by_length([len(row.ids) for row in tokens], [prompt.id for prompt in prompts], batch_size)
     parts = []
     for number, rows in enumerate(batches):
-        content = digest([origin, [[prompts[row].id, list(tokens[row])] for row in rows]])
+        content = digest([origin, [[prompts[row].id, asdict(tokens[row])] for row in rows]])
         parts.append(Part(folder / f"{number:05d}-{content}.h5", tuple(rows)))
     return parts
 
@@ -141,7 +160,7 @@ def read_parts(
     facts: ModelFacts,
     parts: Sequence[Part],
     prompts: Sequence[Prompt],
-    tokens: Sequence[Tokens],
+    tokens: Sequence[Marked],
     settings: ActivationSettings,
 ) -> None:
     """Run the model on every part that is not there yet, and write it.
@@ -166,25 +185,27 @@ def read_parts(
 
 
 def read_batch(
-    loaded: LoadedModel, facts: ModelFacts, recorder: Recorder, tokens: Sequence[Tokens], dtype: str
+    loaded: LoadedModel, facts: ModelFacts, recorder: Recorder, tokens: Sequence[Marked], dtype: str
 ) -> dict[str, Array]:
     """The datasets of one batch, by name."""
-    logits = loaded.next_token_logits(loaded.batch(tokens))
-    columns = _arrays(recorder.take(), loaded.experts if loaded.sites.moe_layers else 0, np.dtype(dtype))
+    recorder.expect(tokens)
+    logits = loaded.next_token_logits(loaded.batch([row.ids for row in tokens]), [row.tail for row in tokens])
+    columns = _arrays(recorder.take(), np.dtype(dtype), routed=bool(loaded.sites.moe_layers))
     columns["refusal_score"] = refusal_score(logits, facts.refusal_token_ids).cpu().numpy().astype(np.float32)
     return columns
 
 
-def _arrays(seen: Capture, experts: int, dtype: "np.dtype[Any]") -> dict[str, Array]:
+def _arrays(seen: Capture, dtype: "np.dtype[Any]", *, routed: bool) -> dict[str, Array]:
     activations = {"residual": seen.residual, "attention_out": seen.attention_out, "mlp_out": seen.mlp_out}
     exact: dict[str, torch.Tensor] = {}
-    if experts:
+    if routed:
         activations["moe_input"] = seen.moe_input
         exact = {
             "router_logits": seen.router_logits,
             "expert_index": seen.expert_index,
             "expert_weight": seen.expert_weight,
-            "expert_count": seen.expert_count(experts).to(torch.int32),
+            "expert_count": seen.expert_count,
+            "strongest_count": seen.strongest_count,
         }
     # A value beyond the range of `dtype` becomes infinity here and an error in `_check_finite`.
     with np.errstate(over="ignore"):

@@ -1,11 +1,11 @@
 """Stage `prompts`: draw a set from the grammar, or convert the prompts of others, and split it."""
 
-import hashlib
 import logging
 import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from steer.artifacts.files import Row, iter_jsonl, write_jsonl
 from steer.artifacts.origin import attach, input_digests
@@ -13,6 +13,8 @@ from steer.artifacts.provenance import provenance
 from steer.config import SetSettings
 from steer.errors import SteerError
 from steer.grammar import SPLITS, Grammar, Split
+from steer.grammar.grammar import ReplyKind
+from steer.grammar.sets import prompt_id
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,9 @@ def write_prompts(
             f"set `{name}`", "has no prompts: train, val and test are 0", "give one of them a size"
         )
     if settings.source == "grammar":
-        rows = Grammar.load(grammar_folder).prompt_rows(settings.label, sizes, seed)
+        rows = Grammar.load(grammar_folder).prompt_rows(
+            settings.label, sizes, seed, cast(ReplyKind | None, settings.target)
+        )
     else:
         if raw is None:
             raise SteerError(f"set `{name}`", "its file is not given", "name it with --raw")
@@ -69,8 +73,10 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
             raise SteerError(f"{raw}, prompt {number}", "has no text", "remove it, or give it one")
-        if seen.setdefault(text, number) != number:
-            _check_published(settings, raw, number, seen[text])
+        paired = _paired(row, settings, f"{raw}, prompt {number}")
+        content = "\n".join([text, *filter(None, [paired.get("target")])])
+        if seen.setdefault(content, number) != number:
+            _check_published(settings, raw, number, seen[content])
             repeated += 1
             continue
         label = row.get("label", settings.label)
@@ -81,13 +87,29 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
                 "keep harmful and harmless prompts in sets of their own",
             )
         yield {
-            "id": hashlib.sha256(text.encode()).hexdigest()[:12],
+            "id": prompt_id(content),
             "text": text,
             "label": settings.label,
             "category": row.get("category") or "",
             "source": settings.source,
+            **paired,
         }
     log.info("%s: %d different prompts, %d repetitions dropped", raw.name, len(seen), repeated)
+
+
+def _paired(row: Row, settings: SetSettings, where: str) -> Row:
+    """What only a paired set has: the target to count on, where it is, and the pair's name."""
+    if settings.target is None:
+        return {}
+    found = {key: row.get(key) for key in ("pair", "target")}
+    for key, value in found.items():
+        if not isinstance(value, str) or not value.strip():
+            raise SteerError(where, f"has no `{key}`", "give every line of a paired set its pair and target")
+    if settings.target == "prompt" and found["target"] not in row["text"]:
+        raise SteerError(
+            f"{where} (pair `{found['pair']}`)", "its target is not in its text", "mend one of the two"
+        )
+    return {**found, "target_in": settings.target}
 
 
 def _check_published(settings: SetSettings, raw: Path, number: int, first: int) -> None:
@@ -123,6 +145,9 @@ def _split(name: str, rows: list[Row], sizes: dict[Split, int], seed: int) -> li
             f"its source holds {len(rows)} different prompts, {wanted} are asked for",
             "lower train, val or test of the set",
         )
-    drawn = random.Random(f"{seed} {name}").sample(sorted(rows, key=lambda row: str(row["id"])), wanted)
+    # Both sides of a contrast must draw the same pairs, whatever their sets are called.
+    key, drawn_as = ("pair", "pairs") if "pair" in rows[0] else ("id", name)
+    ordered = sorted(rows, key=lambda row: (str(row[key]), str(row["id"])))
+    drawn = random.Random(f"{seed} {drawn_as}").sample(ordered, wanted)
     splits = [split for split in SPLITS for _ in range(sizes[split])]
     return [{**row, "split": split} for row, split in zip(drawn, splits, strict=True)]

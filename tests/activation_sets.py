@@ -77,7 +77,8 @@ def make_columns(count: int, seed: int = 0, *, dense: bool = False) -> dict[str,
         columns["router_logits"] = normal(M, P, E)
         columns["expert_weight"] = normal(M, P, K)
         columns["expert_index"] = generator.integers(0, E, (count, M, P, K), dtype=np.int16)
-        columns["expert_count"] = generator.integers(0, P, (count, M, E), dtype=np.int32)
+        for name in ("expert_count", "strongest_count"):
+            columns[name] = generator.integers(0, P, (count, M, E), dtype=np.int32)
     return columns
 
 
@@ -106,5 +107,6 @@ def write_set(
         part = Part(path.with_name(f".{path.stem}.parts") / f"{number}.h5", rows)
         write_part(part.path, {name: column[list(rows)] for name, column in columns.items()}, "zstd")
         parts.append(part)
-    assemble(path, parts, prompts, [10 + row for row in range(len(prompts))], header(**changes))
+    lengths = [10 + row for row in range(len(prompts))]
+    assemble(path, parts, prompts, lengths, [P] * len(prompts), header(**changes))
     return path

@@ -12,10 +12,13 @@ prompt token), L layers, M of them with a router, E experts, K chosen, d hidden:
     router_logits [N, M, P, E]      float32
     expert_index [N, M, P, K]       int16, by falling weight
     expert_weight [N, M, P, K]      float32, as the model uses it
-    expert_count [N, M, E]          how often each expert was chosen over the span
+    expert_count [N, M, E]          how often each expert was chosen over the span (top-k)
+    strongest_count [N, M, E]       how often each one was the strongest over the span (top-1)
     token_count [N]                 tokens of the span
 
-The five router datasets are absent for a dense model (M = 0), whose `moe_layers` is empty. Attributes:
+The span is the last P prompt tokens, or for a paired set its target: then the model read the target as well,
+and everything with a P is still of the last prompt tokens, ahead of it or around it. The six router datasets
+are absent for a dense model (M = 0), whose `moe_layers` is empty. Attributes:
 `contract`, `model` (digest of the checkpoint), `revision` (empty when none is configured), `dtype` (of
 the stored activations), `positions`, `span`, `moe_layers`, `complete`, `provenance` (JSON). Everything
 with more than one number a prompt is chunked by prompt and compressed; other programs read Zstandard
@@ -37,7 +40,14 @@ from steer.artifacts import CONTRACT_VERSION
 from steer.artifacts.prompts import Label, Split
 from steer.errors import SteerError
 
-ROUTER_DATASETS = ("moe_input", "router_logits", "expert_index", "expert_weight", "expert_count")
+ROUTER_DATASETS = (
+    "moe_input",
+    "router_logits",
+    "expert_index",
+    "expert_weight",
+    "expert_count",
+    "strongest_count",
+)
 REBUILD = "remove the file and run the activations stage again"
 
 Array = np.ndarray[Any, np.dtype[Any]]

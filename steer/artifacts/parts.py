@@ -77,7 +77,12 @@ def remove_others(parts: Sequence[Part]) -> None:
 
 
 def assemble(
-    path: Path, parts: Sequence[Part], prompts: Sequence[Prompt], n_tokens: Sequence[int], header: Header
+    path: Path,
+    parts: Sequence[Part],
+    prompts: Sequence[Prompt],
+    n_tokens: Sequence[int],
+    token_count: Sequence[int],
+    header: Header,
 ) -> None:
     """Join parts into the file of the whole set, atomically.
 
@@ -86,6 +91,7 @@ def assemble(
         parts: in an order that is always the same; their rows cover every prompt once.
         prompts: the set, in the order of the final file.
         n_tokens: length of each prompt, in tokens.
+        token_count: tokens of each prompt that are counted.
         header: the file's attributes.
 
     Raises:
@@ -96,7 +102,7 @@ def assemble(
         raise ValueError(f"{path}: the parts don't cover each of {len(prompts)} prompts once")
     with atomic_path(path) as partial, new_file(partial) as file:
         _write_header(file, header)
-        _write_table(file, prompts, n_tokens, header.positions)
+        _write_table(file, prompts, n_tokens, token_count)
         for part in parts:
             _copy_part(part, file, len(prompts))
         file.attrs["complete"] = True
@@ -111,7 +117,9 @@ def _write_header(file: h5py.File, header: Header) -> None:
     file.attrs["complete"] = False
 
 
-def _write_table(file: h5py.File, prompts: Sequence[Prompt], n_tokens: Sequence[int], positions: int) -> None:
+def _write_table(
+    file: h5py.File, prompts: Sequence[Prompt], n_tokens: Sequence[int], token_count: Sequence[int]
+) -> None:
     for name, values in (
         ("prompt_id", [prompt.id for prompt in prompts]),
         ("split", [prompt.split for prompt in prompts]),
@@ -122,7 +130,7 @@ def _write_table(file: h5py.File, prompts: Sequence[Prompt], n_tokens: Sequence[
         text = h5py.string_dtype("utf-8", max(map(len, encoded)))
         file.create_dataset(name, data=np.array(encoded, dtype=text))
     file.create_dataset("n_tokens", data=np.array(n_tokens, dtype=np.int32))
-    file.create_dataset("token_count", data=np.full(len(prompts), positions, dtype=np.int32))
+    file.create_dataset("token_count", data=np.array(token_count, dtype=np.int32))
 
 
 def _copy_part(part: Part, file: NewFile, n_prompts: int) -> None:

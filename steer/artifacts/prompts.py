@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from steer.artifacts.files import Row, iter_jsonl
 from steer.errors import SteerError
 
 Label = Literal["harmful", "harmless"]
 Split = Literal["train", "val", "test"]
+Place = Literal["reply", "prompt"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Prompt:
         label: whether it should be refused (`harmful`) or answered (`harmless`).
         split: `train` estimates, `val` chooses, `test` reports.
         category: kind of harm, or what it is matched to; empty when unknown.
+        pair: what it has in common with a prompt of another set; empty outside of paired sets.
+        target: text whose tokens are counted; empty outside of paired sets.
+        target_in: whether the target is the `reply` behind the prompt or a part of the `prompt`.
     """
 
     id: str
@@ -29,6 +33,9 @@ class Prompt:
     label: Label
     split: Split
     category: str = ""
+    pair: str = ""
+    target: str = ""
+    target_in: Place = "reply"
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
@@ -62,7 +69,19 @@ def _prompts(path: Path) -> Iterator[Prompt]:
             label=cast(Label, _one_of(row, "label", get_args(Label), where)),
             split=cast(Split, _one_of(row, "split", get_args(Split), where)),
             category=str(row.get("category") or ""),
+            **_target(row, where),
         )
+
+
+def _target(row: Row, where: str) -> dict[str, Any]:
+    """The keys that only a paired set has."""
+    if not row.get("target") and not row.get("pair"):
+        return {}
+    return {
+        "pair": _text(row, "pair", where),
+        "target": _text(row, "target", where),
+        "target_in": _one_of({"target_in": "reply", **row}, "target_in", get_args(Place), where),
+    }
 
 
 def _text(row: Row, key: str, where: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from steer.config.base import Name, Settings
 
@@ -12,9 +12,23 @@ class SetSettings(Settings):
 
     source: str = Field(description="`grammar`, a JSONL file, or the name of a row of data/sources.tsv.")
     label: Literal["harmful", "harmless"] = Field(description="What every prompt of the set is.")
+    target: Literal["refusal", "compliance", "reply", "prompt"] | None = Field(
+        None,
+        description="Makes a paired set, whose tokens are counted on a target: the grammar's `refusal` or"
+        " `compliance` behind each prompt, or `target` of each line of a file, which is a `reply` or a part"
+        " of the `prompt`.",
+    )
     train: int = Field(0, ge=0, description="Prompts for estimating directions.")
     val: int = Field(0, ge=0, description="Prompts for choosing layer, position, strength and scope.")
     test: int = Field(0, ge=0, description="Prompts for reporting; they never choose anything.")
+
+    @model_validator(mode="after")
+    def _target_is_of_the_source(self) -> "SetSettings":
+        own = ("refusal", "compliance") if self.source == "grammar" else ("reply", "prompt")
+        if self.target is not None and self.target not in own:
+            cause = f"`target: {self.target}` is not for source `{self.source}`"
+            raise ValueError(f"{cause}; use {' or '.join(own)}")
+        return self
 
 
 class ContrastSettings(Settings):

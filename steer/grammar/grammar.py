@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from steer.artifacts.provenance import folder_digest
 from steer.grammar.reading import Reading, ReplyReader
 from steer.grammar.requests import Prompt, PromptReader
-from steer.grammar.sets import draw_prompts, prompt_row
+from steer.grammar.sets import draw_prompts, paired_row, prompt_row
 from steer.grammar.tables import SPLITS, Frame, Label, Pair, Split, Tables, load_tables
+
+ReplyKind = Literal["refusal", "compliance"]
 
 
 class Grammar:
@@ -57,13 +59,24 @@ class Grammar:
             seed + SPLITS.index(split),
         )
 
-    def prompt_rows(self, label: Label, sizes: Mapping[Split, int], seed: int) -> list[dict[str, Any]]:
-        """The rows of the prompt set of a label: `id, text, label, category, source, split`."""
-        return [
-            prompt_row(prompt)
-            for split in SPLITS
-            for prompt in self.prompts(label, split, sizes.get(split, 0), seed)
+    def prompt_rows(
+        self, label: Label, sizes: Mapping[Split, int], seed: int, reply: ReplyKind | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of the prompt set of a label: `id, text, label, category, source, split`.
+
+        With a kind of reply the set is paired, with `pair` and `target`: under one seed both kinds of reply
+        get the same prompts.
+        """
+        prompts = [
+            prompt for split in SPLITS for prompt in self.prompts(label, split, sizes.get(split, 0), seed)
         ]
+        if reply is None:
+            return [prompt_row(prompt) for prompt in prompts]
+        return [paired_row(prompt, self._reply(prompt, reply)) for prompt in prompts]
+
+    def _reply(self, prompt: Prompt, kind: ReplyKind) -> str:
+        frame = prompt.frame.kind
+        return self.refusal_of(frame) if kind == "refusal" else self.compliance_of(frame, prompt.request.text)
 
     def find(self, prompt: str) -> Prompt | None:
         """Frame and request of a prompt; None when it is from outside the grammar."""

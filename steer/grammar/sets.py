@@ -62,6 +62,12 @@ def prompt_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def paired_row(prompt: Prompt, reply: str) -> dict[str, Any]:
+    """The row of a paired set: a prompt with a reply; `pair` is the id of the prompt alone."""
+    row = prompt_row(prompt)
+    return {**row, "id": prompt_id(f"{prompt.text}\n{reply}"), "pair": row["id"], "target": reply}
+
+
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
     """The row of a prompt file (contract version 1)."""
     request = prompt.request

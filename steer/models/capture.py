@@ -1,17 +1,18 @@
-"""Record what flows through a model at the last prompt tokens."""
+"""Record what flows through a model at the last prompt tokens, and count its routing over a span."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from steer.models.hooks import Register, first, hooked
 from steer.models.loading import LoadedModel
+from steer.models.spans import Marked
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Capture:
         router_logits: the router's own logits, float32.
         expert_index: chosen experts, by falling weight.
         expert_weight: their weights as the model uses them, float32.
+        expert_count: how often each expert was chosen over the counted tokens.
+        strongest_count: how often each one was the strongest of a counted token.
     """
 
     residual: Float[Tensor, "batch layers_1 positions d"]
@@ -35,13 +38,17 @@ class Capture:
     router_logits: Float[Tensor, "batch moe_layers positions experts"]
     expert_index: Int[Tensor, "batch moe_layers positions chosen"]
     expert_weight: Float[Tensor, "batch moe_layers positions chosen"]
+    expert_count: Int[Tensor, "batch moe_layers experts"]
+    strongest_count: Int[Tensor, "batch moe_layers experts"]
 
-    def expert_count(self, experts: int) -> Int[Tensor, "batch moe_layers experts"]:
-        """How often each expert was chosen at the positions of each prompt."""
-        batch, moe_layers = self.expert_index.shape[:2]
-        counts = torch.zeros(batch, moe_layers, experts, dtype=torch.int64)
-        index = self.expert_index.flatten(2).to(torch.int64)
-        return counts.scatter_add_(2, index, torch.ones_like(index))
+
+def count_experts(
+    index: Int[Tensor, "batch tokens chosen"], counted: Bool[Tensor, "batch tokens"], experts: int
+) -> Int[Tensor, "batch experts"]:
+    """How often each expert occurs among those that the counted tokens chose."""
+    counts = torch.zeros(len(index), experts, dtype=torch.int32, device=index.device)
+    ones = counted[..., None].expand(index.shape).flatten(1).to(torch.int32)
+    return counts.scatter_add_(1, index.flatten(1).to(torch.int64), ones)
 
 
 class Recorder:
@@ -50,11 +57,40 @@ class Recorder:
     def __init__(self, loaded: LoadedModel, positions: int) -> None:
         self._loaded = loaded
         self._positions = positions
+        self._marked: Sequence[Marked] | None = None
         self._seen: dict[tuple[str, int], Tensor] = {}
 
+    def expect(self, marked: Sequence[Marked]) -> None:
+        """Say what the rows of the next forward passes are; without it they are prompts alone."""
+        self._marked = marked
+
     def keep(self, what: str, index: int, tensor: Shaped[Tensor, "batch tokens _"]) -> None:
-        """Copy the last positions of a tensor, so that the batch itself can be freed."""
-        self._seen[what, index] = tensor[:, -self._positions :].detach().to("cpu", copy=True)
+        """Copy the last prompt positions of a tensor, so that the batch itself can be freed."""
+        self._seen[what, index] = self._last(tensor).detach().to("cpu", copy=True)
+
+    def _last(self, tensor: Shaped[Tensor, "batch tokens _"]) -> Shaped[Tensor, "batch positions _"]:
+        if self._marked is None or not any(row.tail for row in self._marked):
+            return tensor[:, -self._positions :]
+        ends = torch.tensor([tensor.shape[1] - row.tail for row in self._marked], device=tensor.device)
+        columns = ends[:, None] + torch.arange(-self._positions, 0, device=tensor.device)
+        return tensor[torch.arange(len(tensor), device=tensor.device)[:, None], columns]
+
+    def count(self, index: int, chosen: Int[Tensor, "batch tokens chosen"]) -> None:
+        """Count the experts of one layer over the counted tokens of every row."""
+        counted = self._counted(*chosen.shape[:2]).to(chosen.device)
+        experts = self._loaded.experts
+        for what, picked in (("count", chosen), ("strongest", chosen[..., :1])):
+            self._seen[what, index] = count_experts(picked, counted, experts).cpu()
+
+    def _counted(self, batch: int, width: int) -> Bool[Tensor, "batch tokens"]:
+        counted = torch.zeros(batch, width, dtype=torch.bool)
+        if self._marked is None:
+            counted[:, -self._positions :] = True
+            return counted
+        for number, row in enumerate(self._marked):
+            padding = width - len(row.ids)
+            counted[number, padding + row.counted[0] : padding + row.counted[1]] = True
+        return counted
 
     def keep_first(self, what: str, index: int, output: Any) -> None:
         """Copy the last positions of what a module returns, alone or as the first of a tuple."""
@@ -76,6 +112,10 @@ class Recorder:
             what: self._stack(what, moe) if moe else empty[..., :width]
             for what, width in (("moe_input", None), ("logits", 0), ("index", 0), ("weight", 0))
         }
+        counts = {
+            what: self._stack(what, moe) if moe else empty[:, :, 0, :0].to(torch.int32)
+            for what in ("count", "strongest")
+        }
         capture = Capture(
             residual=residual,
             attention_out=self._stack("attention", layers),
@@ -84,6 +124,8 @@ class Recorder:
             router_logits=routed["logits"].float(),
             expert_index=routed["index"].to(torch.int16),
             expert_weight=routed["weight"].float(),
+            expert_count=counts["count"],
+            strongest_count=counts["strongest"],
         )
         self._seen.clear()
         return capture
@@ -117,7 +159,10 @@ def _router_hooks(block: nn.Module, router: nn.Module, index: int, recorder: Rec
 
     def leave(output: tuple[Tensor, Tensor, Tensor]) -> None:
         for what, tensor in zip(("logits", "weight", "index"), output, strict=True):
-            recorder.keep(what, index, tensor.unflatten(0, tuple(shape)) if tensor.dim() == 2 else tensor)
+            folded = tensor.unflatten(0, tuple(shape)) if tensor.dim() == 2 else tensor
+            recorder.keep(what, index, folded)
+            if what == "index":
+                recorder.count(index, folded)
 
     yield block, "before", enter
     yield router, "after", _after(leave)

@@ -79,32 +79,54 @@ class LoadedModel:
         Raises:
             SteerError: the template rejects the turns, as some do with a system prompt.
         """
+        return list(self._templated(text, tokenize=True, return_dict=True)["input_ids"])
+
+    def render(self, text: str) -> str:
+        """One prompt in the model's own chat template, as the text that `encode` splits into tokens.
+
+        Raises:
+            SteerError: see `encode`.
+        """
+        return str(self._templated(text, tokenize=False))
+
+    def _templated(self, text: str, **how: bool) -> Any:
         turns = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         turns.append({"role": "user", "content": text})
         try:
-            encoded = self.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=True, return_dict=True
-            )
+            return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, **how)
         except TemplateError as error:
             cause = f"its chat template rejects the turns {[turn['role'] for turn in turns]} ({error})"
             raise SteerError(self.name, cause, "leave out `system_prompt`, or mend the template") from error
-        return list(encoded["input_ids"])
 
     def batch(self, rows: Sequence[Sequence[int]]) -> Batch:
         """Pad token ids on the left, with positions that count from each row's first real token."""
         return left_padded(rows, int(self.tokenizer.pad_token_id or 0), self.model.device)
 
     @torch.inference_mode()
-    def next_token_logits(self, batch: Batch) -> Float[Tensor, "batch vocabulary"]:
-        """Logits of the first reply token, from one forward pass without a cache."""
-        output = self.model(
+    def next_token_logits(
+        self, batch: Batch, tails: Sequence[int] | None = None
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Logits of the first reply token, from one forward pass without a cache.
+
+        Args:
+            batch: prompts, perhaps with replies behind them.
+            tails: tokens of each row that follow its prompt; none when None.
+        """
+        columns = [-1 - tail for tail in tails] if tails else [-1] * len(batch.input_ids)
+        kept = sorted({*columns})
+        width = batch.input_ids.shape[1]
+        output = self._forward(batch, torch.tensor([width + column for column in kept]) if tails else 1)
+        picked = torch.tensor([kept.index(column) for column in columns])
+        return output.logits[torch.arange(len(picked)), picked]  # type: ignore[no-any-return]
+
+    def _forward(self, batch: Batch, logits_to_keep: Any) -> Any:
+        return self.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
             use_cache=False,
-            logits_to_keep=1,
+            logits_to_keep=logits_to_keep,
         )
-        return output.logits[:, -1]  # type: ignore[no-any-return]
 
 
 FETCH = "fetch or train the checkpoint again"

@@ -15,7 +15,7 @@ from steer.artifacts.provenance import digest, provenance
 from steer.artifacts.routing import Column, write_routing
 from steer.config import RoutingContrast, RoutingSettings
 from steer.errors import SteerError
-from steer.routing.counts import read_side
+from steer.routing.counts import aligned, read_side
 from steer.routing.statistics import Method, Sides, statistics
 
 SHOWN = 5
@@ -44,7 +44,7 @@ def write_contrast(
 
     Raises:
         SteerError: a file can't be used, the two are of different models or positions, the model has no
-            MoE layers, or one side is empty.
+            MoE layers, one side is empty, or a prompt of a paired contrast has no partner.
     """
     sets = [read_prompts(path) for path in prompts]
     (first, file), (second, other) = (
@@ -52,6 +52,8 @@ def write_contrast(
         for path, rows, set_name in zip(activations, sets, (contrast.first, contrast.second), strict=True)
     )
     _check_alike(file, other)
+    if contrast.paired:
+        second = aligned(first, second)
     method = Method(contrast.paired, settings.resamples, settings.confidence, settings.top, seed)
     columns = statistics((first, second), method)
     log.info("%s: %s", out.stem, summary(columns, file.moe_layers))

@@ -1,13 +1,13 @@
 """How often the tokens of each prompt chose each expert, read out of an activation file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
-from steer.artifacts.activations import ActivationFile, Array
+from steer.artifacts.activations import ActivationFile
 from steer.artifacts.prompts import Prompt
 from steer.errors import SteerError
 
@@ -54,27 +54,51 @@ def read_side(path: Path, prompts: Sequence[Prompt], name: str) -> tuple[Side, A
                 "has no prompts in the split `train`, so one side of the contrast is empty",
                 f"give it prompts to train on (`sets.{name}.train`)",
             )
-        experts = file.shape("router_logits")[-1]
-        chosen, strongest = zip(*_count(file, rows, experts), strict=True)
         side = Side(
             name=name,
             prompts=tuple(prompts[row] for row in rows),
-            chosen=np.concatenate(chosen),
-            strongest=np.concatenate(strongest),
+            chosen=_counts(file, "expert_count", rows),
+            strongest=_counts(file, "strongest_count", rows),
             tokens=file.values("token_count", rows).astype(np.int64),
         )
     return side, file
 
 
-def _count(file: ActivationFile, rows: Sequence[int], experts: int) -> Iterator[tuple[Counts, Counts]]:
-    """Counts of a block of prompts at a time: top-k and top-1."""
-    for index in file.blocks("expert_index", rows):
-        yield tally(index, experts), tally(index[..., :1], experts)
+def aligned(first: Side, second: Side) -> Side:
+    """Side 2 of a paired contrast in the order of side 1, prompt by prompt of one `pair`.
+
+    Raises:
+        SteerError: a prompt has no pair, shares it with another of its set, or has no partner.
+    """
+    rows = [_by_pair(side) for side in (first, second)]
+    alone = sorted(rows[0].keys() ^ rows[1].keys())
+    if alone:
+        missing = second.name if alone[0] in rows[0] else first.name
+        raise SteerError(
+            f"pair `{alone[0]}`",
+            f"has no training prompt in set `{missing}`",
+            "draw both sets of a paired contrast from the same pairs, with the same sizes",
+        )
+    order = [rows[1][pair] for pair in rows[0]]
+    return Side(
+        name=second.name,
+        prompts=tuple(second.prompts[row] for row in order),
+        chosen=second.chosen[order],
+        strongest=second.strongest[order],
+        tokens=second.tokens[order],
+    )
 
 
-def tally(index: Int[Array, "prompts layers positions chosen"], experts: int) -> Counts:
-    """How often each expert of each layer occurs among the chosen ones of each prompt."""
-    prompts, layers = index.shape[:2]
-    place = np.arange(prompts * layers).reshape(prompts, layers, 1, 1) * experts + index
-    counts = np.bincount(place.ravel(), minlength=prompts * layers * experts)
-    return counts.reshape(prompts, layers * experts).astype(np.int16)
+def _by_pair(side: Side) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    for row, prompt in enumerate(side.prompts):
+        if not prompt.pair or rows.setdefault(prompt.pair, row) != row:
+            cause = f"has the pair `{prompt.pair}` of another prompt" if prompt.pair else "has no pair"
+            raise SteerError(
+                f"set `{side.name}`, prompt `{prompt.id}`", cause, "give each line a `pair` of its own"
+            )
+    return rows
+
+
+def _counts(file: ActivationFile, name: str, rows: Sequence[int]) -> Counts:
+    return np.concatenate([block.reshape(len(block), -1) for block in file.blocks(name, rows)])

@@ -45,7 +45,7 @@ def test_every_compression_gives_back_the_same_numbers(tmp_path: Path, compressi
     part = Part(tmp_path / "0.h5", (1, 0))
     columns = {"residual": np.stack([np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)])}
     write_part(part.path, columns, compression)
-    assemble(tmp_path / "a.h5", [part], PROMPTS[:2], [7, 8], header())
+    assemble(tmp_path / "a.h5", [part], PROMPTS[:2], [7, 8], [5, 5], header())
     with h5py.File(tmp_path / "a.h5") as file:
         np.testing.assert_array_equal(file["residual"][...], columns["residual"][::-1])
         filters = {"zstd": ["shuffle", str(hdf5plugin.ZSTD_ID)], "gzip": ["shuffle", "gzip"], "none": []}
@@ -63,7 +63,7 @@ def test_parts_that_do_not_cover_the_set_are_a_bug(tmp_path: Path) -> None:
     part = Part(tmp_path / "0.h5", (0, 2))
     write_part(part.path, {"refusal_score": np.zeros(2, np.float32)}, "zstd")
     with pytest.raises(ValueError, match="don't cover"):
-        assemble(tmp_path / "a.h5", [part], PROMPTS[:3], [1, 2, 3], header())
+        assemble(tmp_path / "a.h5", [part], PROMPTS[:3], [1, 2, 3], [5] * 3, header())
     assert not (tmp_path / "a.h5").exists()
 
 

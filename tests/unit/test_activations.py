@@ -18,6 +18,7 @@ from steer.artifacts.parts import Part
 from steer.config import ActivationSettings, ModelSettings
 from steer.errors import SteerError
 from steer.models.loading import LoadedModel, load_checkpoint
+from steer.models.spans import Marked
 from steer.models.study import checkpoint_files
 from tests.activation_sets import REFUSAL_TOKENS, facts_of, make_prompts
 from tests.tiny import EXPERTS, HIDDEN, LAYERS, TOP_K
@@ -40,6 +41,10 @@ def _assert_close(found: np.ndarray, expected: np.ndarray, name: str = "") -> No
     """Equal to 1e-5 of each vector's length: numbers near zero carry the rounding of large ones."""
     error = np.linalg.norm(found - expected, axis=-1)
     assert (error <= 1e-5 * np.linalg.norm(expected, axis=-1)).all(), name
+
+
+def _marked(ids: list[int]) -> Marked:
+    return Marked(tuple(ids), len(ids), (0, len(ids)))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -68,6 +73,7 @@ def test_the_file_has_the_shapes_and_types_of_the_contract(
         "expert_index": ((N, moe, P, TOP_K), "int16"),
         "expert_weight": ((N, moe, P, TOP_K), "float32"),
         "expert_count": ((N, moe, EXPERTS), "int32"),
+        "strongest_count": ((N, moe, EXPERTS), "int32"),
     }
     text = ("prompt_id", "split", "label")
     assert {name: fact for name, fact in found.items() if name not in text} == {
@@ -124,21 +130,23 @@ def test_expert_counts_are_those_of_the_chosen_experts(tiny: Tiny, tmp_path: Pat
         for layer in range(index.shape[1]):
             expected = np.bincount(index[row, layer], minlength=EXPERTS)
             np.testing.assert_array_equal(seen["expert_count"][row, layer], expected)
+            strongest = np.bincount(seen["expert_index"][row, layer, :, 0], minlength=EXPERTS)
+            np.testing.assert_array_equal(seen["strongest_count"][row, layer], strongest)
     assert (seen["expert_weight"][..., :-1] >= seen["expert_weight"][..., 1:]).all()
 
 
 def test_batches_are_made_of_similar_lengths_and_cover_the_set(tmp_path: Path) -> None:
-    tokens = [[0] * len(prompt.text) for prompt in PROMPTS]
+    tokens = [_marked([0] * len(prompt.text)) for prompt in PROMPTS]
     parts = plan(tokens, PROMPTS, 8, tmp_path, "origin")
-    lengths = [len(tokens[row]) for part in parts for row in part.rows]
+    lengths = [len(tokens[row].ids) for part in parts for row in part.rows]
     assert lengths == sorted(lengths)
     assert sorted(row for part in parts for row in part.rows) == list(range(N))
     assert [len(part.rows) for part in parts] == [8, 8, 4]
 
 
 def test_a_part_has_another_name_when_anything_behind_it_differs(tmp_path: Path) -> None:
-    tokens = [[1, 2, 3]] * N
-    changed = [*tokens[:-1], [1, 2, 4]]
+    tokens = [_marked([1, 2, 3])] * N
+    changed = [*tokens[:-1], _marked([1, 2, 4])]
     renamed = [*PROMPTS[:-1], replace(PROMPTS[-1], id="other")]
     plans = [
         plan(tokens, PROMPTS, N, tmp_path, "origin"),

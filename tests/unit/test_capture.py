@@ -87,6 +87,8 @@ def test_everything_captured_is_what_a_decoder_by_hand_computes(any_family: str,
             "expert_weight": trace.weights,
         }
         for name, tensor in fields(seen).items():
+            if name.endswith("_count"):
+                continue
             assert close(tensor[row], [part[-POSITIONS:] for part in expected[name]]), name
 
 
@@ -134,7 +136,7 @@ def test_the_routing_captured_is_what_the_logits_captured_lead_to(family: str, t
 def test_experts_are_counted_prompt_by_prompt_over_the_positions(family: str, tiny: Tiny) -> None:
     loaded = tiny(family)
     seen = captured(loaded, rows())
-    counts = seen.expert_count(EXPERTS)
+    counts = seen.expert_count
     assert counts.shape == (len(LENGTHS), len(loaded.sites.moe_layers), EXPERTS)
     for row in range(len(LENGTHS)):
         for layer in range(len(loaded.sites.moe_layers)):

@@ -9,6 +9,7 @@ from steer.artifacts.files import write_jsonl
 from steer.artifacts.prompts import read_prompts
 from steer.config import SetSettings
 from steer.errors import SteerError
+from steer.grammar import Grammar
 from steer.prompts import write_prompts
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +125,57 @@ def test_a_published_set_is_read_by_its_row_and_its_repetitions_are_left_out(
     assert {row["text"] for row in rows} == {f"Name {index}" for index in range(20)}
     assert {row["source"] for row in rows} == {"arditi-alpaca"}
     assert "own: 20 prompts, train 0, val 0, test 20" in caplog.text
+
+
+def test_both_sides_of_pairs_hold_the_same_prompts_with_another_reply(tmp_path: Path) -> None:
+    plain = _write(tmp_path, label="harmful")
+    refusing = _write(tmp_path, label="harmful", target="refusal", name="refusing")
+    complying = _write(tmp_path, label="harmful", target="compliance", name="complying")
+    grammar = Grammar.load(GRAMMAR)
+    for prompt, refused, complied in zip(plain, refusing, complying, strict=True):
+        assert prompt["text"] == refused["text"] == complied["text"]
+        assert prompt["split"] == refused["split"] == complied["split"]
+        assert refused["pair"] == complied["pair"] == prompt["id"]
+        assert grammar.parse_reply(prompt["text"], refused["target"]).verdict == "refusal"
+        assert grammar.parse_reply(prompt["text"], complied["target"]).verdict == "full_response"
+    assert not {row["id"] for row in refusing} & {row["id"] for row in [*complying, *plain]}
+
+
+def _pairs(side: str) -> list[dict[str, Any]]:
+    return [{**row, "pair": f"p{n}", "target": f"{side} {n}"} for n, row in enumerate(ROWS)]
+
+
+def test_files_of_pairs_are_split_alike_whatever_their_sets_are_called(tmp_path: Path) -> None:
+    first = _write(tmp_path, _own(tmp_path, _pairs("no")), target="reply", name="a")
+    second = _write(tmp_path, _own(tmp_path, _pairs("yes")), target="reply", name="b")
+    assert [(row["pair"], row["split"]) for row in first] == [(row["pair"], row["split"]) for row in second]
+    assert all(row["target"].startswith("no ") and row["target_in"] == "reply" for row in first)
+    # One prompt with two targets is two pairs; the same target once more is a repetition.
+    twice = [*_pairs("no"), {**_pairs("yes")[0], "pair": "more"}]
+    assert len(_write(tmp_path, _own(tmp_path, twice), target="reply", train=31)) == 31
+    with pytest.raises(SteerError, match="prompt 31: repeats prompt 1"):
+        _write(tmp_path, _own(tmp_path, [*_pairs("no"), _pairs("no")[0]]), target="reply")
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "message"),
+    [
+        ({"pair": None}, "reply", "prompt 1: has no `pair`"),
+        ({"target": " "}, "reply", "prompt 1: has no `target`"),
+        ({"target": "elsewhere"}, "prompt", r"prompt 1 \(pair `p0`\): its target is not in its text"),
+    ],
+)
+def test_a_line_of_a_paired_file_without_its_pair_or_target_is_an_error(
+    tmp_path: Path, changes: dict[str, Any], target: str, message: str
+) -> None:
+    rows = _pairs("no")
+    rows[0] = {**rows[0], **changes}
+    with pytest.raises(SteerError, match=message):
+        _write(tmp_path, _own(tmp_path, rows), target=target)
+
+
+def test_a_target_that_the_source_does_not_have_is_an_error() -> None:
+    with pytest.raises(
+        ValueError, match="`target: reply` is not for source `grammar`; use refusal or compliance"
+    ):
+        SetSettings(source="grammar", label="harmful", target="reply")

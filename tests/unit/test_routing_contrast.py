@@ -9,12 +9,14 @@ import pytest
 from steer.activations import dump
 from steer.artifacts.activations import ActivationFile
 from steer.artifacts.files import write_jsonl
-from steer.artifacts.prompts import Prompt
+from steer.artifacts.prompts import Prompt, read_prompts
 from steer.artifacts.routing import COLUMNS, CONTRACT_COLUMNS, read_routing, write_routing
-from steer.config import ActivationSettings, ModelSettings, RoutingContrast, RoutingSettings
+from steer.config import ActivationSettings, ModelSettings, RoutingContrast, RoutingSettings, SetSettings
 from steer.errors import SteerError
 from steer.models.loading import LoadedModel
+from steer.prompts import write_prompts
 from steer.routing.contrast import write_contrast
+from steer.routing.counts import Side, aligned
 from tests.activation_sets import facts_of, make_columns, make_prompts, write_set
 from tests.oracles import routing as oracle
 from tests.tiny import EXPERTS, MOE_FAMILIES, TOP_K
@@ -22,6 +24,7 @@ from tests.tiny import EXPERTS, MOE_FAMILIES, TOP_K
 Tiny = Callable[[str], LoadedModel]
 SETTINGS = RoutingSettings(resamples=100)
 CONTRAST = RoutingContrast(first="harmful", second="harmless")
+GRAMMAR = Path("data/grammar")
 MODEL = ModelSettings(path="unused", batch_size=4)
 
 
@@ -131,3 +134,62 @@ def test_a_table_that_lacks_a_column_or_is_missing_is_an_error(tmp_path: Path) -
     found = read_routing(table)
     assert found["layer"].tolist() == [1]
     assert np.isnan(found["p_value"]).all()
+
+
+def _side(pairs: list[str], name: str = "a", shift: int = 0) -> Side:
+    prompts = tuple(
+        Prompt(f"{name}{n}", "x", "harmful", "train", pair=pair, target="t") for n, pair in enumerate(pairs)
+    )
+    counts = np.arange(len(pairs))[:, None] + np.full((1, 3), shift)
+    return Side(name, prompts, counts, counts, np.full(len(pairs), 20 + shift))
+
+
+def test_the_second_side_of_pairs_is_put_into_the_order_of_the_first() -> None:
+    found = aligned(_side(["x", "y", "z"]), _side(["z", "x", "y"], "b", 5))
+    assert [prompt.id for prompt in found.prompts] == ["b1", "b2", "b0"]
+    assert found.chosen[:, 0].tolist() == found.strongest[:, 1].tolist() == [6, 7, 5]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (["x", "y"], ["x"], "pair `y`: has no training prompt in set `b`"),
+        (["x"], ["x", "y"], "pair `y`: has no training prompt in set `a`"),
+        (["x", "x"], ["x"], "set `a`, prompt `a1`: has the pair `x` of another prompt"),
+        (["x"], [""], "set `b`, prompt `b0`: has no pair"),
+    ],
+)
+def test_pairs_that_do_not_match_are_errors(first: list[str], second: list[str], message: str) -> None:
+    with pytest.raises(SteerError, match=message):
+        aligned(_side(first), _side(second, "b"))
+
+
+def test_pairs_out_of_the_grammar_make_a_paired_table_over_the_reply_tokens(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    loaded = tiny("olmoe")
+    files, paths = [], []
+    for name, target in (("refusing", "refusal"), ("complying", "compliance")):
+        sized = SetSettings(source="grammar", label="harmful", target=target, train=6)
+        paths.append(tmp_path / f"{name}.jsonl")
+        write_prompts(name, sized, 0, GRAMMAR, Path("unused"), None, paths[-1])
+        files.append(tmp_path / f"{name}.h5")
+        dump(loaded, facts_of(loaded), read_prompts(paths[-1]), files[-1], MODEL, ActivationSettings())
+    contrast = RoutingContrast(first="refusing", second="complying", paired=True)
+    out = tmp_path / "response.csv"
+    write_contrast(contrast, files, paths, out, SETTINGS, 0)
+    found = read_routing(out)
+    replies = [[prompt.target for prompt in read_prompts(path)] for path in paths]
+    lengths = [
+        sum(len(loaded.tokenizer.encode(text, add_special_tokens=False)) for text in r) for r in replies
+    ]
+    assert [found["total_1"][0], found["total_2"][0]] == lengths
+    assert (found["prompts_1"] == 6).all()
+    # Without its pairs a contrast of reply tokens and prompt tokens is no contrast.
+    write_set(tmp_path / "bare.h5", make_prompts(6), make_columns(6))
+    write_jsonl(tmp_path / "bare.jsonl", [asdict(prompt) for prompt in make_prompts(6)])
+    unlike = RoutingContrast(first="refusing", second="bare")
+    with pytest.raises(SteerError, match=r"is of span `last-5-prompt-tokens`, but .* of `target`"):
+        write_contrast(
+            unlike, [files[0], tmp_path / "bare.h5"], [paths[0], tmp_path / "bare.jsonl"], out, SETTINGS, 0
+        )
