@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,16 @@ def _write(path: Path, rows: list[Any]) -> Path:
 
 def test_prompts_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
     path = _write(tmp_path / "set.jsonl", [{**ROW, "id": "b", "pair": "p", "target": "t"}, ROW])
-    assert read_prompts(path) == [Prompt(key, ROW["text"], "harmless", "val", "food") for key in "ba"]
+    paired, bare = read_prompts(path)
+    assert bare == Prompt("a", ROW["text"], "harmless", "val", "food")
+    assert paired == replace(bare, id="b", pair="p", target="t", target_in="reply")
+
+
+@pytest.mark.parametrize("missing", ["pair", "target"])
+def test_a_line_with_only_one_of_pair_and_target_is_an_error(tmp_path: Path, missing: str) -> None:
+    path = _write(tmp_path / "set.jsonl", [{**ROW, "pair": "p", "target": "t", missing: ""}])
+    with pytest.raises(SteerError, match=f"line 1: has no `{missing}`"):
+        read_prompts(path)
 
 
 @pytest.mark.parametrize(

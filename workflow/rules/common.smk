@@ -64,6 +64,8 @@ def get_sides(path):
         ]
 
     return sides
+
+
 def get_base(wildcards):
     """The base of an organism; organisms of the same first stage share one."""
     organism = settings.models[wildcards.model].organism
