@@ -12,7 +12,7 @@ from steer.config import ActivationSettings, ModelSettings
 from steer.models.loading import load_checkpoint
 from tests.activation_sets import facts_of
 
-PROMPTS, ROUNDS, FEW, MANY = 256, 5, 64, 512
+PROMPTS, ROUNDS, FEW, MANY = 256, 3, 64, 512
 MODEL = ModelSettings(path="bench", batch_size=32)
 
 

@@ -11,7 +11,7 @@ from steer.models.decoding import generate
 from steer.models.interventions import Arm, Operation
 from steer.models.loading import LoadedModel
 
-COEFFICIENTS, PROMPTS, TOKENS, ROUNDS = 12, 8, 48, 3
+COEFFICIENTS, PROMPTS, TOKENS, ROUNDS = 12, 8, 48, 2
 Rows, Doses = list[list[int]], list[Arm]
 TARGETS = {"mid": ">= 3", "organism": "(shown)"}
 
