@@ -1,7 +1,9 @@
 """Edits of experts, routers, heads and swaps against decoders written by hand."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +11,16 @@ import torch
 from torch import Tensor
 
 from steer.models.companions import with_companions
+from steer.models.decoding import generate, stop_tokens
+from steer.models.edits.choice import make_choice
+from steer.models.edits.context import Context, Use
+from steer.models.edits.signals import Routing
 from steer.models.firing import Fired
 from steer.models.interventions import SCOPES, Arm, Operation, Scope, orthonormal_basis
-from steer.models.loading import LoadedModel
+from steer.models.loading import LoadedModel, load_checkpoint
 from steer.models.steering import steer
 from tests.oracles import decoder
-from tests.tiny import EXPERTS, HIDDEN
+from tests.tiny import EXPERTS, HIDDEN, LAYERS, MOE_FAMILIES, TOP_K
 from tests.unit.test_steering import Tiny, close, follow, prompts, replies
 
 BASELINE = Arm("baseline")
@@ -158,3 +164,163 @@ def relative_norm(trace: decoder.Trace, known: int, arm: Arm) -> float:
             )
     shares = [change[touched].sum() / norm[touched].sum() for _, _, change, norm in trace.edits]
     return float(np.mean(shares)) if shares else 0.0
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
+def test_replies_of_a_mixed_batch_are_those_of_decoders_by_hand(
+    any_family: str, use_cache: bool, tiny: Tiny
+) -> None:
+    loaded, limit = tiny(any_family), 4
+    arms = [BASELINE, *stream_arms("all")]
+    if any_family not in DENSE:
+        arms += [SWAP_TWIN, *expert_arms("all")[::2], *expert_arms("generated")[1::4]]
+    rows, theirs = prompts(len(arms)), donors(len(arms))
+    found = generate(loaded, rows, arms, limit, use_cache=use_cache, donors=theirs)
+    assert len(found) == len(arms)
+    for reply, prompt, arm, donor in zip(found, rows, arms, theirs, strict=True):
+        tokens = decoder.greedy(loaded.model, prompt, arm, stop_tokens(loaded), limit, donor)
+        text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert (reply.text, reply.n_tokens) == (text, len(tokens)), arm.operations
+        assert (reply.fired.tokens > 0) == bool(arm.operations)
+
+
+@pytest.mark.parametrize("index", range(len(expert_arms("all"))))
+def test_one_arm_in_all_rows_gives_what_it_gives_beside_others(index: int, tiny: Tiny) -> None:
+    loaded, arm = tiny("qwen3_moe"), expert_arms("all")[index]
+    alone, fired = steered(loaded, [arm] * 5)
+    for row in range(5):
+        trace = by_hand(loaded, [arm] * 5, row)
+        assert close(alone[row], trace.logits[len(prompts(5)[row]) - 1 :])
+    assert {row.sites for row in fired} == {fired[0].sites}
+
+
+STILL = [
+    Operation("reroute", layer=1),
+    Operation("bias_router", layer=1),
+    Operation("bias_router", layer=1, coefficient=0.0, activate=(1,), deactivate=(2,)),
+    Operation("mask_experts", layer=1),
+    Operation("scale_experts", layer=1),
+    Operation("scale_experts", layer=1, coefficient=1.0, experts=(0, 1, 2, 3)),
+    Operation("expert_add", "one", 1, 0.0, experts=(3,)),
+    Operation("experts_add", "all", 1, 0.0, weighting="full"),
+    Operation("expert_ablate", "two", 1, 0.0, experts=(0, 6)),
+    Operation("mask_heads", layer=1),
+    Operation("mask_heads", layer=1, coefficient=0.0, heads=(0, 1)),
+    Operation("swap", layer=1, scope="prompt"),
+    Operation("swap", layer=1, coefficient=0.0, scope="prompt", positions=(-1,)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", MOE_FAMILIES)
+def test_an_empty_or_weightless_edit_leaves_every_bit_alone(
+    family: str, dtype: str, checkpoint: Callable[[str], Any]
+) -> None:
+    loaded = load_checkpoint(checkpoint(family), dtype)
+    # No row that really changes a routing is among them: it would change the sizes of the experts'
+    # matrix products, and so the last bits of all rows.
+    arms = [make(operation) for operation in STILL]
+    whole = with_companions(prompts(len(arms)), arms, donors(len(arms)))
+    fed = torch.cat([replies(len(arms)), replies(len(arms))[list(whole.leaders.values())]])
+    bare = follow(loaded, whole.prompts, fed, use_cache=True)
+    mask = loaded.batch(whole.prompts).attention_mask
+    with steer(loaded, whole.arms, mask, donors=whole.donors) as active:
+        found = follow(loaded, whole.prompts, fed, use_cache=True)
+        fired = active.fired([1] * len(whole.arms))
+    for row, arm in enumerate(arms):
+        assert torch.equal(found[row], bare[row]), arm
+        assert (fired[row].relative_norm, fired[row].leaked) == (0.0, 0)
+
+
+@pytest.mark.parametrize("family", MOE_FAMILIES)
+def test_rows_without_an_edit_keep_what_their_router_gave_to_the_bit(family: str, tiny: Tiny) -> None:
+    loaded = tiny(family)
+    rule = loaded.sites.rule
+    assert rule is not None
+    z = random(3, 5, EXPERTS, seed=8)
+    weights, index = rule.route(z)
+    # Weights that the rule would not give again.
+    routing = Routing(z, weights * 1.1, index, torch.zeros(3, 5, dtype=torch.long))
+    route = Operation("reroute", layer=1, activate=(2,), deactivate=(0,))
+    arms = [make(route), BASELINE, make(Operation("mask_experts", layer=1, experts=(1,)))]
+    rows = {row: [Use(one, arm) for one in arm.operations] for row, arm in enumerate(arms) if row != 1}
+    found = make_choice(Context(loaded, arms), rows)(routing)
+    assert torch.equal(found.weights[1], routing.weights[1])
+    assert torch.equal(found.index[1], routing.index[1])
+    for row in (0, 2):
+        assert not torch.equal(found.weights[row], routing.weights[row])
+
+
+# Routing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", MOE_FAMILIES)
+def test_routing_frozen_to_the_unsteered_run_undoes_a_pure_rerouting(family: str, tiny: Tiny) -> None:
+    loaded = tiny(family)
+    route = Operation("reroute", layer=1, activate=(2, 5), deactivate=(0, 1))
+    frozen, _ = steered(loaded, [make(route, Operation("replay_routing"))] * 3)
+    assert close(frozen, follow(loaded, prompts(3), replies(3), use_cache=True))
+
+
+@pytest.mark.parametrize("family", MOE_FAMILIES)
+def test_the_routing_of_a_pure_rerouting_alone_is_all_of_its_effect(family: str, tiny: Tiny) -> None:
+    loaded = tiny(family)
+    route = Operation("reroute", layer=1, activate=(2, 5), deactivate=(0, 1))
+    alone, _ = steered(loaded, [make(Operation("replay_routing"), twin=(route,))] * 3)
+    full, _ = steered(loaded, [make(route)] * 3)
+    bare = follow(loaded, prompts(3), replies(3), use_cache=True)
+    assert close(alone, full)
+    assert not torch.allclose(alone, bare, atol=1e-3)
+
+
+def test_a_deactivated_or_masked_expert_is_never_chosen_even_in_half_precision(
+    checkpoint: Callable[[str], Any],
+) -> None:
+    loaded = load_checkpoint(checkpoint("olmoe"), "bfloat16")
+    away = tuple(range(EXPERTS - TOP_K))
+    arms = [
+        make(Operation("reroute", layer=1, deactivate=away)),
+        make(Operation("mask_experts", layer=3, experts=away)),
+        make(*(Operation("reroute", layer=layer, deactivate=away) for layer in range(LAYERS))),
+    ]
+    _, fired = steered(loaded, arms)
+    assert [row.leaked for row in fired] == [0, 0, 0]
+    assert all(row.relative_norm > 0 for row in fired)
+
+
+def test_a_shift_that_is_too_small_leaks_and_is_counted(tiny: Tiny) -> None:
+    weak = make(Operation("bias_router", layer=1, coefficient=1e-3, deactivate=(0, 1, 2, 3)))
+    _, fired = steered(tiny("olmoe"), [weak, BASELINE])
+    assert fired[0].leaked > 0
+    assert fired[1].leaked == 0
+
+
+def test_activations_beyond_the_top_k_are_dropped_counted_and_warned_of(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded, many = tiny("olmoe"), tuple(range(TOP_K + 3))
+    arms = [
+        make(Operation("reroute", layer=1, activate=many)),
+        make(Operation("reroute", layer=1, activate=many[:TOP_K])),
+        make(Operation("bias_router", layer=1, coefficient=50.0, activate=many)),
+        make(*(Operation("reroute", layer=layer, activate=many[::-1]) for layer in (0, 3))),
+    ]
+    arms = [replace(arm, name=f"dropping {place}") for place, arm in enumerate(arms)]
+    with caplog.at_level(logging.WARNING):
+        found, fired = steered(loaded, arms)
+        steered(loaded, arms)
+    assert [row.dropped for row in fired] == [3, 0, 3, 6]
+    said = [record.message for record in caplog.records if "beyond the top" in record.message]
+    assert len(said) == 3
+    # The first of the list are the strongest: the same as activating them alone, at the same prompt.
+    alone, _ = steered(loaded, [arms[1], arms[1], BASELINE, BASELINE])
+    assert close(found[0], alone[0])
+
+
+def test_a_donor_shared_by_a_sweep_is_in_the_batch_once() -> None:
+    swap = make(Operation("swap", layer=1, scope="prompt", positions=(-1,)))
+    whole = with_companions([[1, 2], [3, 4], [5, 6]], [swap, swap, BASELINE], [[7, 8], [7, 8], [9]])
+    assert (len(whole.prompts), whole.donors, whole.leaders) == (4, {0: 3, 1: 3}, {3: 0})
+    assert with_companions([[1]], [BASELINE]).leaders == {}
+    with pytest.raises(ValueError, match="1 donors for 2 prompts"):
+        with_companions([[1], [2]], [BASELINE] * 2, [[1]])
