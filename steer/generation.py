@@ -1,6 +1,7 @@
 """Stage `generation`: every arm's greedy replies to the test prompts of a set, resumable by row."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,19 +114,21 @@ def _in_order(plan: Sequence[Sequence[Task]]) -> Iterator[Task]:
 
 
 def _check_fired(plan: Sequence[Sequence[Task]], journal: Journal) -> None:
-    """Check that every arm that edits anything edited a token of one reply at least."""
-    fired: dict[str, int] = {}
-    for batch in plan:
-        for task in batch:
-            if task.arm.operations:
-                fired[task.arm.name] = fired.get(task.arm.name, 0) + journal.get(task.key)["fired"]["tokens"]
-    for name, tokens in fired.items():
-        if not tokens:
+    """Check that every arm that edits anything edited a token of one reply at least; warn of leaks."""
+    tokens, leaked = Counter[str](), Counter[str]()
+    for task in (task for batch in plan for task in batch if task.arm.operations):
+        fired = journal.get(task.key)["fired"]
+        tokens[task.arm.name] += fired["tokens"]
+        leaked[task.arm.name] += fired["leaked"]
+    for name, count in tokens.items():
+        if not count:
             raise SteerError(
                 f"arm `{name}`",
                 "touched no token of any reply",
                 "its scope is `generated` and every reply ends at once, or its coefficient has no effect",
             )
+        if leaked[name]:
+            log.warning("arm `%s`: experts that it avoids were chosen %d times", name, leaked[name])
 
 
 def _encode(loaded: LoadedModel, prompt: Prompt, longest: int) -> list[int]:

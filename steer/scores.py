@@ -26,13 +26,16 @@ SCORE_COLUMNS = (
     *(f"{verdict}_{part}" for verdict in VERDICTS for part in ("rate", "low", "high")),
     *(f"{verdict}_difference{part}" for verdict in COMPARED for part in ("", "_low", "_high", "_p")),
     *("restates_rate", "first_token_kl", "first_token_refusal_score"),
-    *("fired_tokens", "fired_relative_norm", "coherence"),
+    *("fired_tokens", "fired_relative_norm", "fired_leaked", "coherence"),
 )
 AGREEMENT_COLUMNS = (
     *("reference", "judge", "set", "arm", "n", "unscored"),
     *("accuracy", "accuracy_low", "accuracy_high", "kappa", "ci_low", "ci_high"),
 )
-MEASURES = ("first_token_kl", "first_token_refusal_score", "fired_tokens", "fired_relative_norm")
+MEASURES = (
+    *("first_token_kl", "first_token_refusal_score"),
+    *("fired_tokens", "fired_relative_norm", "fired_leaked"),
+)
 
 
 @dataclass(frozen=True)

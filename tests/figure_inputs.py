@@ -105,6 +105,7 @@ def _scores_row(arm: str, name: str, judge: str, n: int) -> dict[str, Any]:
         "first_token_refusal_score": 3.1,
         "fired_tokens": 0.0 if arm == "baseline" else 31.5,
         "fired_relative_norm": 0.0 if arm == "baseline" else 0.4,
+        "fired_leaked": 0.0,
         "coherence": 1 - row["non_response_rate"],
     }
 

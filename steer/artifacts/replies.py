@@ -24,7 +24,8 @@ class Reply:
         first_token_refusal_score: log-odds, in nats.
         first_token_kl: KL of the first token's distribution from the unsteered one, in nats.
         fired_tokens: tokens that the arm edited.
-        fired_relative_norm: norm of the edit, relative to the residual stream.
+        fired_relative_norm: norm of the edit, relative to what it edits.
+        fired_leaked: choices of experts that the arm deactivates or masks.
     """
 
     arm: str
@@ -34,6 +35,7 @@ class Reply:
     first_token_kl: float | None
     fired_tokens: float | None
     fired_relative_norm: float | None
+    fired_leaked: float | None
 
     @property
     def key(self) -> Key:
@@ -78,6 +80,7 @@ def _reply(row: Row, where: str) -> Reply:
         first_token_kl=_number(row, "first_token_kl", where),
         fired_tokens=_number(fired, "tokens", where),
         fired_relative_norm=_number(fired, "relative_norm", where),
+        fired_leaked=_number(fired, "leaked", where),
     )
 
 

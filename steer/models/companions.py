@@ -42,10 +42,10 @@ def with_companions(
     Args:
         prompts: encoded prompts.
         arms: an arm for each.
-        donors: an encoded paired prompt for each, where an arm swaps.
+        donors: an encoded paired prompt for each; those of rows that swap nothing may be empty.
 
     Raises:
-        SteerError: an arm swaps and there are no donors.
+        SteerError: an arm swaps and its row has no donor.
         ValueError: there are more or fewer donors than prompts.
     """
     if donors is not None and len(donors) != len(prompts):
@@ -59,7 +59,7 @@ def with_companions(
             rows.append(found.twins[row])
         for taker in rows:
             if _any(found.arms[taker].operations, "swap"):
-                if donors is None:
+                if not donors or not donors[row]:
                     cause = "swaps with a paired prompt, and there is none"
                     raise SteerError(f"arm `{arm.name}`", cause, "give `donors`, a prompt for each row")
                 key = tuple(donors[row])

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.models.batching import by_length
+from steer.models.companions import with_companions
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
 from steer.models.steering import steer
@@ -21,11 +22,13 @@ class Job:
         arm: the intervention it runs under.
         tokens: its ids; all of them count as the prompt for the arm's scope.
         name: decides its place among rows of equal length.
+        donor: ids of the paired prompt, for an arm that swaps.
     """
 
     arm: Arm
     tokens: Sequence[int]
     name: str
+    donor: Sequence[int] = ()
 
 
 Values = Float[Tensor, " batch"]
@@ -51,8 +54,12 @@ def job_values(
     found = torch.empty(len(jobs), dtype=torch.float64)
     names = [f"{job.name} {index:09d}" for index, job in enumerate(jobs)]
     for indices in by_length([len(job.tokens) for job in jobs], names, batch_size):
-        batch = loaded.batch([jobs[index].tokens for index in indices])
-        with steer(loaded, [jobs[index].arm for index in indices], batch.attention_mask):
+        here = [jobs[index] for index in indices]
+        tokens, arms, donors = zip(*((job.tokens, job.arm, job.donor) for job in here), strict=True)
+        whole = with_companions(tokens, arms, donors)
+        batch = loaded.batch(whole.prompts)
+        mask = batch.attention_mask
+        with steer(loaded, whole.arms, mask, twins=whole.twins, donors=whole.donors):
             output = loaded.model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -60,5 +67,5 @@ def job_values(
                 use_cache=False,
                 logits_to_keep=keep,
             )
-        found[indices] = value(output.logits, indices).double().cpu()
+        found[indices] = value(output.logits[: len(here)], indices).double().cpu()
     return found

@@ -1,4 +1,5 @@
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,24 @@ def test_an_unsteered_reply_has_no_effect_at_all(study: Study) -> None:
         *("arm", "prompt_id", "text", "reasoning", "n_tokens", "finish"),
         *("first_token_refusal_score", "first_token_kl", "fired"),
     }
+
+
+def test_experts_that_are_chosen_although_avoided_are_counted_and_warned_of(
+    study: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    avoided = {"layer": 1, "deactivate": (0, 1, 2, 3)}
+    weak = Operation("bias_router", coefficient=1e-3, **avoided)  # type: ignore[arg-type]
+    for arm in (Arm("weak", (weak,)), Arm("strong", (replace(weak, operation="reroute", coefficient=1.0),))):
+        write_arm(study.path(f"{arm.name}.safetensors"), arm, model="m1", provenance={})
+    with caplog.at_level(logging.WARNING):
+        _, rows = _generate(study, "weak", "strong")
+    leaked = {
+        name: sum(rows[name, prompt.id]["fired"]["leaked"] for prompt in TESTED)
+        for name in ("weak", "strong")
+    }
+    assert leaked["weak"] > 0 == leaked["strong"]
+    said = [record.message for record in caplog.records if "it avoids" in record.message]
+    assert said == [f"arm `weak`: experts that it avoids were chosen {leaked['weak']} times"]
 
 
 def test_fired_counts_the_tokens_of_the_arms_scope(study: Study) -> None:

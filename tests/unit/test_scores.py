@@ -34,7 +34,13 @@ class Files:
                 "text": "text",
                 "first_token_refusal_score": float(place),
                 "first_token_kl": 0.5 if arm == "ablate" else 0.0,
-                "fired": {"tokens": 20 + place if arm == "ablate" else 0, "sites": 9, "relative_norm": 0.25},
+                "fired": {
+                    "tokens": 20 + place if arm == "ablate" else 0,
+                    "sites": 9,
+                    "relative_norm": 0.25,
+                    "leaked": 2 * place,
+                    "dropped": 0,
+                },
             }
             for arm in ("baseline", "ablate", "random")
             for place, prompt in enumerate(PROMPTS)
@@ -142,6 +148,7 @@ def test_what_generation_measured_is_averaged_over_prompts(files: Files) -> None
     assert float(row["first_token_refusal_score"]) == pytest.approx(5.5)
     assert float(row["fired_tokens"]) == pytest.approx(25.5)
     assert float(row["fired_relative_norm"]) == 0.25
+    assert float(row["fired_leaked"]) == pytest.approx(11)
 
 
 def test_what_generation_did_not_measure_stays_empty(files: Files) -> None:

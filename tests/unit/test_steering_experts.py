@@ -18,6 +18,7 @@ from steer.models.edits.signals import Routing
 from steer.models.firing import Fired
 from steer.models.interventions import SCOPES, Arm, Operation, Scope, orthonormal_basis
 from steer.models.loading import LoadedModel, load_checkpoint
+from steer.models.mixed import Job, job_values
 from steer.models.steering import steer
 from tests.oracles import decoder
 from tests.tiny import EXPERTS, HIDDEN, LAYERS, MOE_FAMILIES, TOP_K
@@ -324,3 +325,20 @@ def test_a_donor_shared_by_a_sweep_is_in_the_batch_once() -> None:
     assert with_companions([[1]], [BASELINE]).leaders == {}
     with pytest.raises(ValueError, match="1 donors for 2 prompts"):
         with_companions([[1], [2]], [BASELINE] * 2, [[1]])
+
+
+def test_scores_of_mixed_rows_take_what_they_need_from_rows_beside_them(tiny: Tiny) -> None:
+    loaded = tiny("olmoe")
+    arms = [BASELINE, *stream_arms("all")[2:], *expert_arms("all")[-4:], SWAP_TWIN]
+    rows, theirs = prompts(len(arms)), donors(len(arms))
+    swaps = [any(one.operation == "swap" for one in (*arm.operations, *arm.twin)) for arm in arms]
+    jobs = [
+        Job(arm, row, "", donor if swap else ())
+        for arm, row, donor, swap in zip(arms, rows, theirs, swaps, strict=True)
+    ]
+    found = job_values(loaded, jobs, 5, lambda logits, _: logits[:, -1, 7])
+    by_hand = [
+        decoder.run(loaded.model, row, len(row), arm, donor).logits[-1, 7]
+        for arm, row, donor in zip(arms, rows, theirs, strict=True)
+    ]
+    assert close(found, by_hand)
