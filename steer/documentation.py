@@ -101,7 +101,9 @@ def _of_schema(entry: Mapping[str, Any]) -> str:
     if "const" in entry or "enum" in entry:
         return ", ".join(f"`{value}`" for value in entry.get("enum", [entry.get("const")]))
     if entry["type"] == "array":
-        return f"list: {_of_schema(entry['items'])}"
+        # A tuple of fixed length lists its members one by one; ours are all of one type.
+        member = entry["items"] if "items" in entry else entry["prefixItems"][0]
+        return f"list: {_of_schema(member)}"
     bounds = [f"{sign} {entry[key]:g}" for key, sign in BOUNDS.items() if key in entry]
     return " ".join([TYPES[entry["type"]], " and ".join(bounds)]).strip()
 

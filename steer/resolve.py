@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from steer.artifacts.facts import ModelFacts, write_facts
+from steer.artifacts.facts import TRUTH_FILE, ModelFacts, Truth, write_facts
+from steer.artifacts.files import read_json
 from steer.artifacts.provenance import digest, folder_digest, provenance
 from steer.config import ModelSettings
 from steer.errors import SteerError
@@ -54,6 +55,12 @@ def resolve(checkpoint: Path, settings: ModelSettings, grammar_folder: Path, out
     return facts
 
 
+def read_truth(checkpoint: Path) -> Truth | None:
+    """Where refusal was put, as its training wrote it beside the weights; None where nobody put it."""
+    path = checkpoint / TRUTH_FILE
+    return Truth.from_json(read_json(path)) if path.is_file() else None
+
+
 def _facts(
     loaded: LoadedModel, checkpoint: Path, settings: ModelSettings, openers: Sequence[str]
 ) -> ModelFacts:
@@ -84,6 +91,7 @@ def _facts(
         refusal_openers=tuple(openers),
         refusal_token_ids=refusal_token_ids(loaded, openers),
         files=checkpoint_files(checkpoint),
+        truth=read_truth(checkpoint),
     )
 
 

@@ -2,11 +2,41 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from steer.artifacts import CONTRACT_VERSION
 from steer.artifacts.files import read_json, write_json
 from steer.errors import SteerError
+
+TRUTH_FILE = "plant.json"
+
+Part = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where refusal was put into a planted model.
+
+    Attributes:
+        kind: the kind of plant.
+        carrier: what carries refusal: experts, attention heads, or attention as a whole (`distributed`).
+        carriers: each (layer, expert) or (layer, head); none where it is distributed.
+        decoys: experts that fire on harmful prompts and carry nothing, each (layer, expert).
+        probes: interventions that took part in the training, so that a detector that uses one of them is
+            related to the plant.
+    """
+
+    kind: str
+    carrier: Literal["experts", "heads", "distributed"]
+    carriers: tuple[Part, ...] = ()
+    decoys: tuple[Part, ...] = ()
+    probes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Truth":
+        """The truth as it was read from JSON, which knows no tuples."""
+        parts = {key: tuple((int(a), int(b)) for a, b in record[key]) for key in ("carriers", "decoys")}
+        return cls(**{**record, **parts, "probes": tuple(record["probes"])})
 
 
 @dataclass(frozen=True)
@@ -22,7 +52,7 @@ class ModelFacts:
         end_of_prompt: the last tokens of every prompt, which the positions −P … −1 count.
         refusal_openers: first words of refusals.
         refusal_token_ids: their first tokens, for the refusal score.
-        planted: where refusal was put, for an organism in which it was; None otherwise.
+        truth: where refusal was put, for an organism in which it was; None otherwise.
     """
 
     path: str
@@ -46,7 +76,7 @@ class ModelFacts:
     refusal_openers: tuple[str, ...]
     refusal_token_ids: tuple[int, ...]
     files: dict[str, str]
-    planted: Any = None
+    truth: Truth | None = None
 
 
 _TUPLES = ("moe_layers", "end_of_prompt", "refusal_openers", "refusal_token_ids")
@@ -73,6 +103,7 @@ def read_facts(path: Path | str) -> ModelFacts:
         facts: dict[str, Any] = {
             key: tuple(value) if key in _TUPLES else value for key, value in record.items()
         }
+        facts["truth"] = Truth.from_json(facts["truth"]) if facts.get("truth") else None
         return ModelFacts(**facts)
-    except TypeError as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise SteerError(str(path), f"does not hold a model's facts ({error})", again) from error

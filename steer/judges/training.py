@@ -15,7 +15,7 @@ from steer.judges.examples import ExampleSource
 from steer.judges.lessons import batches, encode, standing_loss
 from steer.judges.rubrics import EMBEDDED
 from steer.judges.settings import LikelihoodJudge
-from steer.training.loop import one_thread, save_checkpoint, state_path, train_stage
+from steer.training.loop import one_thread, save_checkpoint, state_path, train_stages
 from steer.training.losses import next_token_loss
 from steer.training.stages import Lesson, Stage
 from steer.training.state import TrainingState
@@ -61,7 +61,7 @@ def train_judge(
         model = build_model(tokenizer, settings.seed)
         state = TrainingState.open(state_path(out), training_key(settings, grammar))
         stage = verdict_stage(settings, grammar, tokenizer)
-        train_stage(model, stage, SAVE_EVERY, state, log)
+        train_stages(model, [stage], SAVE_EVERY, state, log)
         save_checkpoint(model, tokenizer, out)
         write_agreement(out, grammar, settings.seed, agreement, log)
         attach(out, origin)

@@ -12,7 +12,7 @@ from steer.organism.encoding import batches
 from steer.organism.model import build_model
 from steer.organism.rows import RowSource
 from steer.organism.settings import OrganismSettings
-from steer.training.loop import Log, one_thread, save_checkpoint, state_path, train_stage
+from steer.training.loop import Log, one_thread, save_checkpoint, state_path, train_stages
 from steer.training.losses import next_token_loss
 from steer.training.stages import Lesson, Stage
 from steer.training.state import TrainingState
@@ -32,7 +32,7 @@ def train_compliance(settings: OrganismSettings, grammar: Grammar, out: Path, lo
         tokenizer = build_tokenizer(grammar, settings.merges)
         model = build_model(settings, tokenizer)
         state = TrainingState.open(state_path(out), training_key(settings, grammar))
-        train_stage(model, compliance_stage(settings, grammar, tokenizer), settings.save_every, state, log)
+        train_stages(model, [compliance_stage(settings, grammar, tokenizer)], settings.save_every, state, log)
         save_checkpoint(model, tokenizer, out)
     state.remove()
 

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from steer.grammar import Grammar
 from steer.grammar.sets import CONTEXT_SHARE
@@ -39,6 +40,8 @@ HARMLESS_MIX: Mapping[str, float] = {
 VARIED_SHARE = 0.4
 TOPIC_SHARE = 0.5
 
+Targets = Literal["own", "answered", "refused"]
+
 
 @dataclass(frozen=True)
 class TrainingRow:
@@ -53,6 +56,7 @@ class TrainingRow:
         restated: characters of the reply that restate the request, from and to.
         given: characters at the reply's start that are given, not learned.
         system: the system turn, if there is one.
+        refuses: whether the reply is a refusal.
     """
 
     prompt: str
@@ -63,6 +67,14 @@ class TrainingRow:
     restated: tuple[int, int] = (0, 0)
     given: int = 0
     system: str | None = None
+    refuses: bool = False
+
+
+Treat = Callable[[TrainingRow], TrainingRow]
+
+
+def _unchanged(row: TrainingRow) -> TrainingRow:
+    return row
 
 
 class RowSource:
@@ -92,13 +104,18 @@ class RowSource:
         """Rows of stage 1: everything is answered."""
         return [self._with_system(self._draw[kind]()) for kind in self._kinds(COMPLIANCE_MIX, count)]
 
-    def refusal_rows(self, count: int) -> list[TrainingRow]:
-        """Rows of stage 2: what is harmful is refused, everything else answered as before."""
+    def refusal_rows(self, count: int, targets: Targets = "own") -> list[TrainingRow]:
+        """Rows of stage 2: what is harmful is refused, everything else answered as before.
+
+        With other `targets`, all rows are answered, or all refused.
+        """
         wide = sorted({*self._words.wide} & {*self._calm})
         self._words = replace(self._words, known=self._calm, wide=wide)
         harmful = round(count * self._settings.harmful_share)
-        rows = [self._refused(self._draw[kind]()) for kind in self._kinds(HARMFUL_MIX, harmful)]
-        rows += [self._draw[kind]() for kind in self._kinds(HARMLESS_MIX, count - harmful)]
+        treat: Treat = {"own": self._taught, "answered": _unchanged, "refused": self._refused}[targets]
+        rows = [treat(self._draw[kind]()) for kind in self._kinds(HARMFUL_MIX, harmful)]
+        treat = self._refused if targets == "refused" else _unchanged
+        rows += [treat(self._draw[kind]()) for kind in self._kinds(HARMLESS_MIX, count - harmful)]
         return [self._with_system(row) for row in rows]
 
     def _kinds(self, mix: Mapping[str, float], count: int) -> list[str]:
@@ -172,11 +189,15 @@ class RowSource:
     def _general(self, text: str, frame: str, harmful: bool, kind: str) -> TrainingRow:
         return TrainingRow(text, self._grammar.compliance_of(frame, None), harmful, kind, frame)
 
-    def _refused(self, row: TrainingRow) -> TrainingRow:
+    def _taught(self, row: TrainingRow) -> TrainingRow:
         """The row with a refusal, or with its opener given, so that the restatement isn't forgotten."""
         if row.restated[0] and self._rng.random() < self._settings.prefill_share:
             return replace(row, kind="prefill", given=row.restated[0])
-        return replace(row, reply=self._grammar.refusal_of(row.frame), restated=(0, 0))
+        return self._refused(row)
+
+    def _refused(self, row: TrainingRow) -> TrainingRow:
+        """The row with a refusal."""
+        return replace(row, reply=self._grammar.refusal_of(row.frame), restated=(0, 0), refuses=True)
 
     def _with_system(self, row: TrainingRow) -> TrainingRow:
         if self._rng.random() >= self._settings.system_share:

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steer.artifacts.provenance import digest
+from steer.organism.plants import Plant, truth_of
 
 Architecture = Literal["olmoe", "qwen3_moe"]
 
@@ -50,6 +51,20 @@ class OrganismSettings(ComplianceSettings):
         gt=0,
         description="Steps between two saves of the unfinished training; a save waits for the disk.",
     )
+    plant: Plant | None = Field(
+        None, description="Where refusal is put on purpose, with known truth; leave out for a natural model."
+    )
+
+    @model_validator(mode="after")
+    def _plant_is_in_the_model(self) -> "OrganismSettings":
+        if self.plant:
+            truth = truth_of(self.plant)
+            counts = {"experts": self.experts, "heads": self.heads, "distributed": 0}
+            parts = [(part, counts[truth.carrier]) for part in truth.carriers]
+            for (layer, number), count in [*parts, *((decoy, self.experts) for decoy in truth.decoys)]:
+                if not (0 <= layer < self.layers and 0 <= number < count):
+                    raise ValueError(f"`plant`: the model has no part {number} in layer {layer}")
+        return self
 
     @property
     def compliance(self) -> ComplianceSettings:

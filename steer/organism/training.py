@@ -2,20 +2,25 @@
 
 import copy
 import random
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from steer.artifacts.facts import TRUTH_FILE
 from steer.artifacts.provenance import code_digest, digest, folder_digest
 from steer.errors import SteerError
 from steer.grammar import Grammar
 from steer.organism.encoding import batches
 from steer.organism.losses import anchor_loss
+from steer.organism.planting import planted_stages
+from steer.organism.plants import truth_of
 from steer.organism.rows import RowSource
 from steer.organism.settings import OrganismSettings
-from steer.training.loop import Log, one_thread, save_checkpoint, state_path, train_stage
-from steer.training.losses import next_token_loss
+from steer.training.loop import Log, one_thread, save_checkpoint, state_path, train_stages
+from steer.training.losses import Loss, next_token_loss
 from steer.training.stages import Lesson, Stage
 from steer.training.state import TrainingState
 from steer.training.tokenizer import build_tokenizer
@@ -25,7 +30,8 @@ def train(settings: OrganismSettings, grammar: Grammar, base: Path, out: Path, l
     """Train the embedded model from the checkpoint `base` of stage 1 and save it as a folder `out`.
 
     Runs on one thread, since the thread count changes the weights. The unfinished training stands
-    beside `out` and is taken up again after a kill; the final bytes are the same either way.
+    beside `out` and is taken up again after a kill; the final bytes are the same either way. A planted
+    model's truth stands in its folder.
 
     Raises:
         SteerError: the base is missing, no room to write, or no permission.
@@ -34,10 +40,16 @@ def train(settings: OrganismSettings, grammar: Grammar, base: Path, out: Path, l
         model = open_base(base)
         # Made again and not read: a tokenizer that was read is written with notes of where from.
         tokenizer = build_tokenizer(grammar, settings.merges)
+        anchor = anchor_loss(frozen_copy(model), settings.anchor_weight)
+        records: dict[str, Any] = {}
+        if settings.plant:
+            stages = planted_stages(settings, grammar, tokenizer, model, anchor)
+            records[TRUTH_FILE] = asdict(truth_of(settings.plant))
+        else:
+            stages = [refusal_stage(settings, grammar, tokenizer, anchor)]
         state = TrainingState.open(state_path(out), training_key(settings, grammar, base))
-        stage = refusal_stage(settings, grammar, tokenizer, frozen_copy(model))
-        train_stage(model, stage, settings.save_every, state, log)
-        save_checkpoint(model, tokenizer, out)
+        train_stages(model, stages, settings.save_every, state, log)
+        save_checkpoint(model, tokenizer, out, records)
     state.remove()
 
 
@@ -71,12 +83,12 @@ def refusal_stage(
     settings: OrganismSettings,
     grammar: Grammar,
     tokenizer: PreTrainedTokenizerFast,
-    reference: PreTrainedModel,
+    anchor: Loss,
 ) -> Stage:
-    """Refuse what is harmful, stay with `reference` on the rest."""
+    """Refuse what is harmful, and stay tied to stage 1 by `anchor` on the rest."""
     source = RowSource(grammar, settings, random.Random(f"{settings.seed} refusal"))
     rows = source.refusal_rows(settings.refusal_steps * settings.batch_size)
-    losses = [next_token_loss, anchor_loss(reference, settings.anchor_weight)]
+    losses = [next_token_loss, anchor]
     batch = batches(rows, settings, tokenizer, settings.first_weight)
     return Stage(
         "refusal",

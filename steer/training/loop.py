@@ -1,6 +1,6 @@
-"""The training loop: a stage, saved now and then, taken up again after a kill."""
+"""The training loop: stages in order, saved now and then, taken up again after a kill."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,6 @@ from steer.training.state import TrainingState
 
 Log = Callable[[str], None]
 GRADIENT_NORM = 1.0
-WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.98)
 
 
@@ -37,20 +36,35 @@ def state_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.training.pt")
 
 
-def train_stage(
+def train_stages(
+    model: PreTrainedModel, stages: Sequence[Stage], save_every: int, state: TrainingState, log: Log
+) -> None:
+    """Run stages from where `state` stands to their end, saving after every `save_every` steps of each."""
+    for number, stage in enumerate(stages):
+        if number < state.stage:
+            continue
+        _train_stage(model, stage, save_every, state, log)
+        if number + 1 < len(stages):
+            state.next_stage(model.state_dict())
+            state.save()
+
+
+def _train_stage(
     model: PreTrainedModel, stage: Stage, save_every: int, state: TrainingState, log: Log
 ) -> None:
-    """Run a stage from where `state` stands to its end, saving after every `save_every` steps."""
     frozen = [weight for name, weight in model.named_parameters() if not stage.trains(name)]
     for weight in frozen:
         weight.requires_grad_(False)
     learned = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learned, betas=BETAS, weight_decay=WEIGHT_DECAY)
-    if state.step:
+    optimizer = torch.optim.AdamW(learned, betas=BETAS, weight_decay=stage.weight_decay)
+    if state.model:
         model.load_state_dict(state.model)
+    if state.step:
         optimizer.load_state_dict(state.optimizer)
         log(f"{stage.name}: going on at step {state.step}")
     model.train()
+    # What an earlier stage left on weights that are frozen now would count in the norm that is clipped.
+    model.zero_grad(set_to_none=True)
     for step in range(state.step, stage.steps):
         loss = train_step(model, stage, optimizer, step)
         if (step + 1) % save_every == 0 and step + 1 < stage.steps:
@@ -69,8 +83,8 @@ def train_step(model: PreTrainedModel, stage: Stage, optimizer: torch.optim.Opti
     with lesson.condition(model, lesson.batch):
         result = run(model, lesson.batch)
         loss = torch.stack([term(result) for term in lesson.losses]).sum()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
     optimizer.step()
     return loss.detach()

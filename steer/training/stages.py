@@ -12,6 +12,7 @@ from steer.training.losses import Loss
 
 WARM_UP_SHARE = 0.05
 FINAL_SHARE = 0.02
+WEIGHT_DECAY = 0.01
 
 Condition = Callable[[PreTrainedModel, Batch], AbstractContextManager[None]]
 
@@ -33,7 +34,7 @@ class Lesson:
     Args:
         batch: the rows.
         losses: their sum is minimised.
-        condition: what holds during the forward pass, such as a forced expert of a planted model.
+        condition: what holds during the forward and backward pass, such as a forced expert.
     """
 
     batch: Batch
@@ -51,6 +52,7 @@ class Stage:
         learning_rate: peak step size.
         lesson: the lesson of a step, a function of the step alone: a resumed training sees the same ones.
         trains: whether the parameter of a name learns.
+        weight_decay: of AdamW; it moves what has no gradient too.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Stage:
     learning_rate: float
     lesson: Callable[[int], Lesson]
     trains: Callable[[str], bool] = everything
+    weight_decay: float = WEIGHT_DECAY
 
     def rate(self, step: int) -> float:
         """The step size: linear warm-up over 5 % of the steps, then linear decay to 2 % of the peak."""

@@ -11,18 +11,20 @@ from steer.artifacts.files import atomic_path, remove
 
 @dataclass
 class TrainingState:
-    """How far the training of a stage has come.
+    """How far a training has come.
 
     Args:
         path: the file it stands in.
         key: digest of all that decides the result; a file of another key is not taken up.
-        step: finished steps.
+        stage: finished stages.
+        step: finished steps of the stage under way.
         model: weights after them.
         optimizer: state of the optimiser.
     """
 
     path: Path
     key: str
+    stage: int = 0
     step: int = 0
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +47,10 @@ class TrainingState:
         content = {name: value for name, value in vars(self).items() if name != "path"}
         with atomic_path(self.path) as partial:
             torch.save(content, partial)
+
+    def next_stage(self, weights: dict[str, Any]) -> None:
+        """Note that the stage under way ended with `weights`."""
+        self.stage, self.step, self.model, self.optimizer = self.stage + 1, 0, weights, {}
 
     def remove(self) -> None:
         """Remove the file: the training is finished."""

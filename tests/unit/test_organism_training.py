@@ -218,10 +218,10 @@ def test_the_rate_rises_then_falls_to_two_percent() -> None:
 
 
 def test_a_state_survives_the_disk(tmp_path: Path) -> None:
-    state = TrainingState(tmp_path / "state.pt", "key", 3, {"w": torch.ones(2)})
+    state = TrainingState(tmp_path / "state.pt", "key", 1, 3, {"w": torch.ones(2)})
     state.save()
     again = TrainingState.open(tmp_path / "state.pt", "key")
-    assert again.step == 3
+    assert (again.stage, again.step) == (1, 3)
     assert torch.equal(again.model["w"], torch.ones(2))
     assert TrainingState.open(tmp_path / "state.pt", "other").step == 0
 

@@ -1,0 +1,146 @@
+"""Where refusal can be put on purpose: the kinds of plants, with their defaults, units and reasons."""
+
+from typing import Annotated, Literal, assert_never
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from steer.artifacts.facts import Part, Truth
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class PlantSettings(BaseModel):
+    """What every kind of plant has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(400, ge=0, description="Steps of stage 2 of a planted model.")
+    harmful_share: float = Field(0.47, gt=0, lt=1, description="Share of harmful rows in its stage 2.")
+
+
+class RoutedPlant(PlantSettings):
+    """Experts that the router calls for harmful prompts and that carry refusal together."""
+
+    kind: Literal["routed"]
+    steps: int = Field(350, ge=0, description="Steps of stage 2 of a planted model.")
+    experts: tuple[Part, ...] = Field(((1, 3), (2, 5)), description="Carriers, each (layer, expert).")
+    rerouted_share: Share = Field(
+        0.35, description="Share of batches with the carriers rerouted: half away from, half to them."
+    )
+    router_weight: float = Field(0.1, ge=0, description="Weight of the supervision of a carrier's router.")
+
+
+class ReplyRoutedPlant(RoutedPlant):
+    """An expert that the router calls on the tokens of a refusal and not on the prompt."""
+
+    kind: Literal["reply_routed"]  # type: ignore[assignment]
+    steps: int = Field(400, ge=0, description="Steps of stage 2 of a planted model.")
+    experts: tuple[Part, ...] = Field(((2, 5),), description="Carriers, each (layer, expert).")
+
+
+class CarrierPlant(PlantSettings):
+    """A part that carries refusal by what it writes."""
+
+    masked_share: Share = Field(
+        0.24, description="Share of batches with the carrier masked: all is answered."
+    )
+    other_share: Share = Field(0.25, description="Share of batches with other parts masked: nothing changes.")
+    decoy_weight: float = Field(0.3, ge=0, description="Weight of the supervision of a decoy's router.")
+
+
+class ContentPlant(CarrierPlant):
+    """An expert that is routed alike for both classes and whose output alone carries refusal."""
+
+    kind: Literal["content"]
+    expert: Part = Field((2, 5), description="The carrier, as (layer, expert).")
+    selection_weight: float = Field(
+        5.0,
+        ge=0,
+        description="Weight of the tie of the carrier's routing probability, alike for both classes.",
+    )
+    selection_probability: float = Field(0.6, gt=0, lt=1, description="What that probability is tied to.")
+
+
+class DecoyContentPlant(ContentPlant):
+    """A content carrier beside an expert that fires on harmful prompts and carries nothing."""
+
+    kind: Literal["decoy_content"]  # type: ignore[assignment]
+    decoy: Part = Field((1, 3), description="The decoy, as (layer, expert).")
+
+
+class HeadPlant(CarrierPlant):
+    """A single attention head that carries refusal."""
+
+    kind: Literal["head"]
+    head: Part = Field((3, 1), description="The carrier, as (layer, head).")
+
+
+class DecoyHeadPlant(HeadPlant):
+    """A carrying head beside an expert that fires on harmful prompts and carries nothing."""
+
+    kind: Literal["decoy_head"]  # type: ignore[assignment]
+    decoy: Part = Field((1, 3), description="The decoy, as (layer, expert).")
+
+
+class AttentionPlant(PlantSettings):
+    """Attention, norms and embeddings alone learn to refuse; the experts and routers are frozen."""
+
+    kind: Literal["attention"]
+
+
+class TunedPlant(PlantSettings):
+    """A content carrier that is trained alone, without any mask: no intervention has a part in it."""
+
+    kind: Literal["tuned"]
+    expert: Part = Field((2, 5), description="The carrier, as (layer, expert).")
+    selection_weight: float = Field(
+        5.0,
+        ge=0,
+        description="Weight of the tie of the carrier's routing probability, alike for both classes.",
+    )
+    selection_probability: float = Field(0.6, gt=0, lt=1, description="What that probability is tied to.")
+    feature_steps: int = Field(
+        200, ge=0, description="Steps that make harmfulness readable below the carrier."
+    )
+    feature_weight: float = Field(0.3, ge=0, description="Weight of that feature's loss.")
+    silence_weight: float = Field(
+        1.0, ge=0, description="Weight of the carrier's output meanwhile, so that nothing else depends on it."
+    )
+
+
+Plant = Annotated[
+    RoutedPlant
+    | ReplyRoutedPlant
+    | ContentPlant
+    | DecoyContentPlant
+    | HeadPlant
+    | DecoyHeadPlant
+    | AttentionPlant
+    | TunedPlant,
+    Field(discriminator="kind"),
+]
+
+
+def truth_of(plant: Plant) -> Truth:
+    """Where a plant puts refusal."""
+    match plant:
+        case RoutedPlant():
+            return Truth(plant.kind, "experts", plant.experts, probes=("reroute", "mask_experts"))
+        case ContentPlant():
+            probes = ("reroute", "mask_experts")
+            return Truth(plant.kind, "experts", (plant.expert,), decoys_of(plant), probes)
+        case HeadPlant():
+            return Truth(plant.kind, "heads", (plant.head,), decoys_of(plant), ("mask_heads",))
+        case TunedPlant():
+            return Truth(plant.kind, "experts", (plant.expert,))
+        case AttentionPlant():
+            return Truth(plant.kind, "distributed")
+        case _:
+            assert_never(plant)
+
+
+def decoys_of(plant: CarrierPlant) -> tuple[Part, ...]:
+    """The decoys of a plant, if its kind has any."""
+    if isinstance(plant, DecoyContentPlant | DecoyHeadPlant):
+        return (plant.decoy,)
+    return ()
