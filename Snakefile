@@ -25,6 +25,8 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/activations.smk"
 include: "workflow/rules/directions.smk"
 include: "workflow/rules/routing.smk"
+include: "workflow/rules/detection.smk"
+include: "workflow/rules/decomposition.smk"
 include: "workflow/rules/selection.smk"
 include: "workflow/rules/generation.smk"
 include: "workflow/rules/judging.smk"
@@ -40,3 +42,6 @@ rule all:
     input:
         get_figures,
         get_routing,
+        get_detections,
+        get_decompositions,
+        get_scorecard,

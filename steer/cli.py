@@ -108,6 +108,29 @@ def _routing(config: "Config", args: argparse.Namespace) -> None:
     write_contrast(contrast, args.activations, args.prompt_sets, args.out, config.routing, config.seed)
 
 
+def _detection(config: "Config", args: argparse.Namespace) -> None:
+    from steer.detection.detecting import Inputs, detect
+
+    tables = (args.directions, args.experts, tuple(args.routing))
+    inputs = Inputs(args.facts, args.harmful, args.harmless, args.record, *tables)
+    model, positions = config.models[args.model], config.activations.positions
+    detect(inputs, None, args.out, model, config.detection, positions, config.seed)
+
+
+def _decomposition(config: "Config", args: argparse.Namespace) -> None:
+    from steer.decomposition import decompose
+
+    model, positions = config.models[args.model], config.activations.positions
+    decompose(args.facts, args.directions, args.experts, args.out, model, positions)
+
+
+def _scorecard(config: "Config", args: argparse.Namespace) -> None:
+    from steer.scorecard import write_scorecard
+
+    del config
+    write_scorecard(args.models, args.detections, args.out)
+
+
 def _selection(config: "Config", args: argparse.Namespace) -> None:
     common = (args.facts, args.directions, args.harmful, args.harmless, args.out, config.models[args.model])
     positions = config.activations.positions
@@ -190,9 +213,9 @@ def _config(config: "Config", args: argparse.Namespace) -> None:
 
 _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
-    *("--selection", "--generation", "--agreement", "--record", "--file"),
+    *("--selection", "--generation", "--agreement", "--record", "--file", "--experts"),
 )
-_PATH_LISTS = ("--activations", "--arms", "--prompt-sets")
+_PATH_LISTS = ("--activations", "--arms", "--prompt-sets", "--routing", "--models", "--detections")
 
 # Command: what it does, its function, its required flags, and its optional ones.
 COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
@@ -229,6 +252,27 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
         "contrast the routing of two sets",
         _routing,
         ("--contrast", "--activations", "--prompt-sets", "--out"),
+        (),
+    ),
+    "detection": (
+        "score every expert by every detector",
+        _detection,
+        (
+            *("--model", "--facts", "--harmful", "--harmless", "--record", "--directions", "--experts"),
+            *("--routing", "--out"),
+        ),
+        (),
+    ),
+    "decomposition": (
+        "share out the refusal direction, and compare directions",
+        _decomposition,
+        ("--model", "--facts", "--directions", "--out"),
+        ("--experts",),
+    ),
+    "scorecard": (
+        "compare detectors with a known truth",
+        _scorecard,
+        ("--models", "--detections", "--out"),
         (),
     ),
     "selection": (

@@ -12,10 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steer.artifacts.files import Row
+from steer.artifacts.facts import read_facts
+from steer.artifacts.files import Row, write_csv
+from steer.artifacts.origin import attach, input_digests
+from steer.artifacts.provenance import provenance
 from steer.errors import SteerError
 
 NATURAL = "natural"
+PLACE = ("layer", "expert")
+# What the training of a kind of plant supervised, and detectors that measure it.
+ROUTER_ON_PROMPTS, ROUTER_ON_REPLIES = ("routed", "decoy_content", "decoy_head"), ("reply_routed",)
+MASKING = frozenset({"mask_effect", "gate_gradient", "reply_effect", "reply_gradient"})
+PROBED = {"mask_experts": MASKING, "reroute": MASKING}
 Expert = tuple[int, int]
 Scores = Mapping[Expert, float]
 
@@ -98,7 +106,8 @@ def read_detection(path: Path) -> dict[str, dict[Expert, float]]:
         rows = list(csv.DictReader(stream))
     if not rows:
         raise SteerError(str(path), "has no row", "remove it and run the detection stage again")
-    detectors = [name for name in rows[0] if name not in ("layer", "expert")]
+    # The ends of an interval are no detector.
+    detectors = [name for name in rows[0] if name not in PLACE and not name.endswith(("_low", "_high"))]
     return {
         name: {(int(row["layer"]), int(row["expert"])): float(row[name] or "nan") for row in rows}
         for name in detectors
@@ -147,3 +156,47 @@ def _names(experts: Sequence[Expert]) -> str:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def related(kind: str, probes: Sequence[str], detectors: Iterable[str]) -> frozenset[str]:
+    """Detectors that measure what a plant was trained under."""
+    found = {name for probe in probes for name in PROBED.get(probe, ())}
+    for prefix, kinds in (("prompt_", ROUTER_ON_PROMPTS), ("response_", ROUTER_ON_REPLIES)):
+        if kind in kinds:
+            found |= {name for name in detectors if name.startswith(prefix)}
+    return frozenset(found)
+
+
+def truth_of(path: Path, detectors: Iterable[str]) -> Truth:
+    """The truth that `model.json` tells; without one, the model is natural."""
+    told = read_facts(path).truth
+    if told is None:
+        return Truth(NATURAL, frozenset(), frozenset(), frozenset())
+    carriers = frozenset(told.carriers) if told.carrier == "experts" else frozenset()
+    return Truth(told.kind, carriers, frozenset(told.decoys), related(told.kind, told.probes, detectors))
+
+
+def write_scorecard(models: Sequence[Path], detections: Sequence[Path], out: Path) -> None:
+    """Compare every detector of every model with the truth, and write `out`.
+
+    Args:
+        models: `model.json` of each model.
+        detections: `detection.csv` of each, in the same order.
+        out: the table, a row per model and detector.
+
+    Raises:
+        SteerError: an input can't be used.
+        ValueError: there are more or fewer tables than models.
+    """
+    names = [path.parent.name for path in models]
+    tables = dict(zip(names, map(read_detection, detections), strict=True))
+    truths = {name: truth_of(path, tables[name]) for name, path in zip(names, models, strict=True)}
+    natural = [name for name in names if truths[name].plant == NATURAL]
+    rows: list[Row] = []
+    for name in names:
+        # A natural model is compared with the others of its kind, not with itself.
+        alarms = thresholds([tables[other] for other in natural if other != name])
+        rows += compare(name, truths[name], tables[name], alarms)
+    write_csv(out, rows, COLUMNS)
+    inputs = input_digests({"models": models, "detections": detections})
+    attach(out, provenance("steer.scorecard", {}, inputs))

@@ -39,6 +39,9 @@ STAGES = {
         "steer.routing.contrast",
         ("seed", "contrasts.{contrast}", "routing.resamples", "routing.confidence", "routing.top"),
     ),
+    "detection": Stage("steer.detection.detecting", ("models.{model}", "detection", "seed")),
+    "decomposition": Stage("steer.decomposition", ("models.{model}",)),
+    "scorecard": Stage("steer.scorecard"),
     "arditi": Stage("steer.selection.arditi", ("models.{model}", "contrast", "selection.arditi")),
     "cosmic": Stage("steer.selection.cosmic", ("models.{model}", "contrast", "selection.cosmic")),
     "strength": Stage(

@@ -1,6 +1,7 @@
 """Activation files with known numbers, and facts of tiny models, for tests."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,35 @@ REFUSAL_TOKENS = (40, 41)
 
 def facts_of(loaded: LoadedModel, digest: str = "m1", revision: str | None = None) -> ModelFacts:
     """Facts of a tiny model, as far as the stages under test use them."""
-    return ModelFacts(
-        path=loaded.name,
+    return replace(
+        facts_named(loaded.name),
         digest=digest,
         revision=revision,
         family=loaded.model.config.model_type,
-        parameters=1,
         layers=loaded.layers,
         moe_layers=loaded.sites.moe_layers,
         experts=loaded.experts,
         top_k=loaded.top_k,
-        shared_experts=0,
         hidden_size=loaded.hidden_size,
         vocabulary=int(loaded.model.config.vocab_size),
+    )
+
+
+def facts_named(name: str) -> ModelFacts:
+    """Facts of no model in particular."""
+    return ModelFacts(
+        path=name,
+        digest="m1",
+        revision=None,
+        family="olmoe",
+        parameters=1,
+        layers=L,
+        moe_layers=(0, 1),
+        experts=E,
+        top_k=K,
+        shared_experts=0,
+        hidden_size=D,
+        vocabulary=1,
         routing_rule=None,
         dtype="float32",
         tokenizer_digest="",

@@ -1,6 +1,8 @@
 """Small files of every kind that figures read, in the shapes of the contract, drawn at random."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from steer.artifacts import CONTRACT_VERSION
+from steer.artifacts.facts import Truth, write_facts
 from steer.artifacts.files import write_csv, write_json, write_jsonl
 from steer.config import Config, parse
 from steer.stats import wilson
+from tests.activation_sets import facts_named
 
 MODEL = "tiny"
 DIGEST = "0123456789abcdef"
@@ -42,7 +46,11 @@ def config(results: Path | str = "results", **changes: Any) -> Config:
     """A configuration with four sets and six arms."""
     values: dict[str, Any] = {
         "results": str(results),
-        "models": {MODEL: {"path": "checkpoint"}},
+        "models": {
+            MODEL: {"path": "checkpoint"},
+            "planted": {"organism": {"plant": {"kind": "routed"}}},
+        },
+        "contrasts": {"prompt": {"first": "harmful", "second": "harmless"}},
         "sets": {name: {"source": "grammar", "label": label, "test": 50} for name, label in LABELS.items()},
         "arms": ARMS,
         "generation": {"sets": list(LABELS)},
@@ -67,6 +75,8 @@ def build(results: Path, seed: int = 0) -> Config:
         write_activations(folder / "activations" / f"{name}.h5", name, label, rng)
         _write_replies(results, name, label)
     _write_agreement(folder / "agreement.csv")
+    _write_experts(folder, rng)
+    _write_scorecard(results / "scorecard.csv", rng)
     found = {"n": 998, "unscored": 2, "accuracy": {"estimate": 0.97, "low": 0.96, "high": 0.98}}
     found |= {"kappa": {"estimate": 0.95, "low": 0.93, "high": None}}
     write_json(results / "judges" / "small" / "agreement.json", {"val": found, "test": found})
@@ -220,7 +230,9 @@ def write_activations(path: Path, name: str, label: str, rng: np.random.Generato
         store["label"] = [label] * n
         store["prompt_id"] = [f"{name}-{row:03d}" for row in range(n)]
         attributes = {"contract": CONTRACT_VERSION, "complete": True, "model": DIGEST, "revision": ""}
-        store.attrs.update({**attributes, "positions": POSITIONS, "moe_layers": [], "provenance": "{}"})
+        store.attrs.update(
+            {**attributes, "positions": POSITIONS, "moe_layers": [], "provenance": "{}", "span": "positions"}
+        )
 
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">&amp;'
@@ -255,4 +267,46 @@ def _write_agreement(path: Path) -> None:
         for name in LABELS
         for arm in ("*", *ARMS)
     ]
+    write_csv(path, rows, list(rows[0]))
+
+
+def _write_experts(folder: Path, rng: np.random.Generator) -> None:
+    """What is known of every expert: facts with a truth, routing, detectors, and cosines."""
+    truth = Truth("routed", "experts", carriers=((1, 3),), decoys=((2, 5),))
+    write_facts(folder / "model.json", replace(facts_named("tiny"), truth=truth), {})
+    routing, detectors = [], []
+    for layer, expert in product(range(LAYERS), range(8)):
+        place, strong = {"layer": layer, "expert": expert}, (layer, expert) == (1, 3)
+        difference = 0.95 if strong else float(rng.normal(0, 0.05))
+        ends = {"ci_low": difference - 0.04, "ci_high": difference + 0.04}
+        q_value, stability = 1e-9 if abs(difference) > 0.08 else 0.6, 1.0 if strong else 0.2
+        judged = {"q_value": q_value, "prompt_stability": stability}
+        routing.append(place | {"risk_difference": difference} | ends | judged)
+        scores = {name: float(rng.normal()) for name in ("direction_norm", "gate_gradient")}
+        effect = 8.0 if strong else float(rng.normal(0, 0.3))
+        measured = {"mask_effect": effect if layer else None}
+        detectors.append(place | {"prompt_top_k": difference} | scores | measured)
+    write_csv(folder / "routing" / "prompt.csv", routing, list(routing[0]))
+    write_csv(folder / "detection.csv", detectors, list(detectors[0]))
+    names = ["residual 0", "residual 1", "attention 0", "mlp 0", "expert 1:3", "router 1:3"]
+    pairs = [
+        {"position": -1, "first": one, "second": other, "cosine": float(rng.uniform(-1, 1))}
+        for at, one in enumerate(names)
+        for other in names[at:]
+    ]
+    write_csv(folder / "decomposition" / "cosines.csv", pairs, list(pairs[0]))
+
+
+def _write_scorecard(path: Path, rng: np.random.Generator) -> None:
+    rows = []
+    plants = {"natural": None, "routed": "1:3 2:5", "decoy_content": "2:5", "head": None}
+    for (plant, carriers), model, detector in product(
+        plants.items(), (0, 1), ("prompt_top_k", "mask_effect")
+    ):
+        related = (plant, detector) == ("decoy_content", "mask_effect")
+        found = {"model": f"{plant}-{model}", "plant": plant, "detector": detector, "related": related}
+        found |= {"carriers": carriers, "precision": 1.0 if carriers else None}
+        found |= {"average_precision": float(rng.uniform(0.5, 1)) if carriers else None}
+        found |= {"ranks": "1" if carriers else "", "decoy_rank": "1" if "decoy" in plant else ""}
+        rows.append(found | {"alarms": int(rng.integers(0, 2))})
     write_csv(path, rows, list(rows[0]))

@@ -15,6 +15,7 @@ from steer.config.routing import RoutingContrast, RoutingSettings
 from steer.config.selection import ArditiSettings, CosmicSettings, SelectionSettings, StrengthSettings
 from steer.config.stages import (
     ActivationSettings,
+    DetectionSettings,
     DirectionSettings,
     GenerationSettings,
     ReportSettings,
@@ -28,6 +29,7 @@ __all__ = [
     "Config",
     "ContrastSettings",
     "CosmicSettings",
+    "DetectionSettings",
     "DirectionSettings",
     "DownloadSettings",
     "GenerationSettings",

@@ -1,6 +1,8 @@
 """Models under study."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -33,6 +35,20 @@ class ModelSettings(Settings):
     refusal_openers: tuple[str, ...] = Field(
         (), description="First words of refusals, for the refusal score; an organism knows its own."
     )
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether the model has MoE layers, as far as can be told before it is loaded."""
+        facts = Path(self.path or "", "config.json")
+        if not self.path or not facts.is_file():
+            return True
+        told = json.loads(facts.read_text(encoding="utf-8"))
+        return bool(told.get("num_experts") or told.get("num_local_experts"))
+
+    @property
+    def is_planted(self) -> bool:
+        """Whether refusal was put into a known part of the model."""
+        return self.organism is not None and self.organism.plant is not None
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSettings":

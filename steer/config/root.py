@@ -13,6 +13,7 @@ from steer.config.routing import RoutingContrast, RoutingSettings
 from steer.config.selection import SelectionSettings
 from steer.config.stages import (
     ActivationSettings,
+    DetectionSettings,
     DirectionSettings,
     GenerationSettings,
     ReportSettings,
@@ -37,6 +38,7 @@ class Config(Settings):
         description="Pairs of sets whose routing is compared, by name; each makes `routing/<name>.csv`.",
     )
     routing: RoutingSettings = Field(RoutingSettings(), description="Judging those contrasts.")
+    detection: DetectionSettings = Field(DetectionSettings(), description="Looking for carriers.")
     selection: SelectionSettings = Field(SelectionSettings(), description="Choosing interventions.")
     arms: dict[Name, ArmSettings] = Field(min_length=1, description="Interventions, by name.")
     generation: GenerationSettings = Field(GenerationSettings(), description="Producing replies.")
@@ -57,7 +59,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Config":
-        reserved = {"compliance", "downloads", "judges", "prompts"}.intersection(self.models)
+        reserved = {"compliance", "downloads", "judges", "prompts", "study"}.intersection(self.models)
         if reserved:
             raise ValueError(
                 f"model `{min(reserved)}` has the name of another folder of the results; rename it"

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from steer.config.base import Name, Settings
+from steer.config.base import Name, Settings, Share
 
 
 class RoutingContrast(Settings):
@@ -26,3 +26,5 @@ class RoutingSettings(Settings):
         description="Stability of an expert is the share of resamples in which it is among so many"
         " of the largest risk differences.",
     )
+    q_value: Share = Field(0.05, description="Largest q-value of an expert that a contrast tells apart.")
+    stability: Share = Field(0.9, description="Smallest stability of an expert that a contrast tells apart.")

@@ -40,6 +40,18 @@ class GenerationSettings(Settings):
     max_new_tokens: int = Field(48, ge=1, description="Longest reply, in tokens.")
 
 
+class DetectionSettings(Settings):
+    """How experts that may carry refusal are looked for."""
+
+    prompts: int = Field(64, ge=2, description="Training prompts per class that detectors run the model on.")
+    exact: int = Field(
+        64,
+        ge=1,
+        description="Experts whose masking is measured and not only estimated: those with the largest"
+        " gradients.",
+    )
+
+
 class ScoreSettings(Settings):
     """How verdicts become numbers."""
 

@@ -8,20 +8,23 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from steer.artifacts.origin import attach, input_digests
 from steer.artifacts.provenance import code_digest, digest, provenance
 from steer.config import Config, pick
 from steer.errors import SteerError
 
+STUDY = "study"
+"""Stands for a model in the paths of figures that are about all models together."""
+
 PICTURE = (".svg", ".png", ".csv", ".meta.json")
 PAGE = (".html", ".csv", ".meta.json")
 DRAWN_WITH = ("matplotlib", "numpy", "pandas", "jinja2", "h5py")
 
 # {results} and {model} are filled in; {replied} is each set that arms answer, {captured} each set
-# whose activations are read, {judge} the judge whose verdicts are shown, {trained} each judge that the
-# flow trains.
+# whose activations are read, {contrasted} each contrast of routing, {judge} the judge whose verdicts are
+# shown, {trained} each judge that the flow trains.
 INPUTS = {
     "scores": "{results}/{model}/scores.csv",
     "agreement": "{results}/{model}/agreement.csv",
@@ -32,7 +35,12 @@ INPUTS = {
     "cosmic": "{results}/{model}/selection/cosmic.csv",
     "cosmic_choice": "{results}/{model}/selection/cosmic.json",
     "strength_choice": "{results}/{model}/selection/strength.json",
+    "facts": "{results}/{model}/model.json",
     "directions": "{results}/{model}/directions/refusal.safetensors",
+    "routing": "{results}/{model}/routing/{contrasted}.csv",
+    "detection": "{results}/{model}/detection.csv",
+    "cosines": "{results}/{model}/decomposition/cosines.csv",
+    "scorecard": "{results}/scorecard.csv",
     "activations": "{results}/{model}/activations/{captured}.h5",
     "prompts": "{results}/prompts/{replied}.jsonl",
     "replies": "{results}/{model}/generation/{replied}.jsonl",
@@ -50,6 +58,7 @@ class Figure:
         inputs: names in `INPUTS`.
         settings: dotted keys of the configuration, `{model}` filled in; it can read no others.
         suffixes: the files that it makes.
+        about: what it is drawn for: each model, each model that has experts, or once for the whole study.
     """
 
     title: str
@@ -57,6 +66,7 @@ class Figure:
     inputs: tuple[str, ...]
     settings: tuple[str, ...]
     suffixes: tuple[str, ...] = PICTURE
+    about: Literal["model", "experts", "study"] = "model"
 
 
 # Their order is the order of reading.
@@ -98,16 +108,43 @@ FIGURES = {
         ("directions", "arditi_choice", "activations"),
         ("contrast",),
     ),
+    "cosines": Figure(
+        "Cosines between directions",
+        "3 The refusal direction",
+        ("cosines",),
+        (),
+    ),
+    "routing_map": Figure(
+        "Routing by layer and expert",
+        "4 Experts and routers",
+        ("routing",),
+        ("contrasts", "routing"),
+        about="experts",
+    ),
+    "detection_effect": Figure(
+        "Detection against causal effect",
+        "4 Experts and routers",
+        ("detection", "facts"),
+        ("scores.confidence",),
+        about="experts",
+    ),
+    "scorecard": Figure(
+        "Detectors against a known truth",
+        "4 Experts and routers",
+        ("scorecard",),
+        (),
+        about="study",
+    ),
     "agreement": Figure(
         "Agreement between judges",
-        "4 Judges and replies",
+        "5 Judges and replies",
         ("agreement", "held_out"),
         ("arms", "scores.confidence"),
         PAGE,
     ),
     "samples": Figure(
         "Sample replies",
-        "4 Judges and replies",
+        "5 Judges and replies",
         ("prompts", "replies", "verdicts"),
         ("arms", "report", "scores.judge"),
         (".html",),
@@ -131,7 +168,17 @@ def figures_of(config: Config) -> list[str]:
     drawn = dict.fromkeys(FIGURES, True)
     drawn["dose_response"] = any(arm.operation == "add" and _is_tuned(arm) for arm in config.arms.values())
     drawn["agreement"] = len(config.judges) > 1
+    drawn["routing_map"] = bool(config.contrasts)
+    drawn["scorecard"] = any(model.is_planted for model in config.models.values())
     return [name for name in FIGURES if drawn[name]]
+
+
+def models_of(name: str, config: Config) -> list[str]:
+    """What a figure is drawn for: names of models, or `STUDY`."""
+    about = figure_named(name).about
+    if about == "study":
+        return [STUDY]
+    return [model for model, found in config.models.items() if about == "model" or found.has_experts]
 
 
 def _is_tuned(arm: Any) -> bool:
@@ -149,6 +196,7 @@ def paths_of(name: str, config: Config, model: str) -> dict[str, list[str]]:
     each = {
         "replied": replied,
         "captured": list(dict.fromkeys([config.contrast.harmful, config.contrast.harmless, *replied])),
+        "contrasted": list(config.contrasts),
         "trained": [judge for judge, settings in config.judges.items() if _is_trained(settings)],
     }
     known = {"results": config.results, "model": model, "judge": config.scores.judge}
@@ -168,7 +216,8 @@ def _is_trained(judge: Any) -> bool:
 
 def settings_of(name: str, config: Config, model: str) -> dict[str, Any]:
     """Settings that a figure reads, by dotted key, as JSON-able values; it is given no others."""
-    return {"model": model, **pick(config, figure_named(name).settings, {"model": model})}
+    about = {} if figure_named(name).about == "study" else {"model": model}
+    return {**about, **pick(config, figure_named(name).settings, {"model": model})}
 
 
 def outputs_of(name: str, config: Config, model: str) -> list[str]:
@@ -195,8 +244,9 @@ def draw(name: str, config: Config, model: str) -> None:
     Raises:
         SteerError: an unknown figure or model, or an input that is missing or lacks what is drawn.
     """
-    if model not in config.models:
-        raise SteerError(f"model `{model}`", "unknown", f"choose one of {', '.join(config.models)}")
+    known = models_of(name, config)
+    if model not in known:
+        raise SteerError(f"model `{model}`", "unknown", f"choose one of {', '.join(known)}")
     module = importlib.import_module(module_of(name))
     stem = Path(config.results) / model / "figures" / name
     module.draw(_inputs(name, config, model), settings_of(name, config, model), stem)

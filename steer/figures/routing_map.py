@@ -5,6 +5,7 @@ difference; a dot marks experts whose difference is significant after Benjamini-
 that are stable over resampled prompts as well.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _grid(rows: DataFrame) -> tuple[Float[np.ndarray, "layer expert"], list[int]
 
 
 def _title(name: str, settings: Settings) -> str:
-    contrast = settings["routing"]["contrasts"].get(name)
+    contrast = settings["contrasts"].get(name)
     return name if contrast is None else f"{name}: {contrast['first']} against {contrast['second']}"
 
 
@@ -75,7 +76,8 @@ def _panel(figure: Figure, axes: Axes, rows: DataFrame, reach: float, title: str
         axes.set_xticks(range(values.shape[1]))
         _numbers(axes, values, norm, image.get_cmap())
     for row in records(rows[rows["mark"] != ""]):
-        axes.add_line(_dot(row["mark"], [row["expert"]], [layers.index(row["layer"])], values.shape[1]))
+        x, y = float(row["expert"]), float(layers.index(row["layer"]))
+        axes.add_line(_dot(row["mark"], [x], [y], values.shape[1]))
 
 
 def _numbers(axes: Axes, values: Float[np.ndarray, "layer expert"], norm: TwoSlopeNorm, cmap: Any) -> None:
@@ -86,7 +88,7 @@ def _numbers(axes: Axes, values: Float[np.ndarray, "layer expert"], norm: TwoSlo
         axes.text(column, row + 0.22, text, ha="center", va="center", size=6.5, color=ink)
 
 
-def _dot(mark: str, x: list[float], y: list[float], experts: int = 1, label: str = "") -> Line2D:
+def _dot(mark: str, x: Sequence[float], y: Sequence[float], experts: int = 1, label: str = "") -> Line2D:
     few = experts <= FEW_EXPERTS
     high = [place - 0.22 if few and not label else place for place in y]
     face = style.CHOICE if mark == STABLE else "white"

@@ -27,7 +27,7 @@ from steer.config import parse
 from steer.figures import registry
 settings = parse(json.loads(sys.argv[1]))
 for name in registry.FIGURES:
-    registry.draw(name, settings, "tiny")
+    registry.draw(name, settings, registry.models_of(name, settings)[0])
 print("torch" in sys.modules)
 """
 
@@ -59,18 +59,29 @@ class Drawn:
     def figures(self) -> Path:
         return self.results / MODEL / "figures"
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of every file of every figure, those about the whole study too."""
+        return digests(self.figures) | digests(self.results / registry.STUDY / "figures")
+
+
+def subject(name: str) -> str:
+    """What a figure is about here."""
+    return registry.models_of(name, config())[0]
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     results = tmp_path_factory.mktemp("results")
     known = build(results)
-    settings = {name: Recording(registry.settings_of(name, known, MODEL)) for name in registry.FIGURES}
+    found = {name: registry.settings_of(name, known, subject(name)) for name in registry.FIGURES}
+    settings = {name: Recording(values) for name, values in found.items()}
     for name in registry.FIGURES:
-        paths = registry.paths_of(name, known, MODEL)
+        paths = registry.paths_of(name, known, subject(name))
         inputs = {key: [Path(path) for path in found] for key, found in paths.items()}
         module = importlib.import_module(registry.module_of(name))
-        module.draw(inputs, settings[name], results / MODEL / "figures" / name)
-        registry.sign(name, known, MODEL)
+        module.draw(inputs, settings[name], results / subject(name) / "figures" / name)
+        registry.sign(name, known, subject(name))
     return Drawn(results, settings)
 
 
@@ -78,13 +89,13 @@ def test_every_figure_makes_the_files_it_declares_and_no_other(drawn: Drawn) -> 
     declared = {
         Path(path).name
         for name in registry.FIGURES
-        for path in registry.outputs_of(name, config(drawn.results), MODEL)
+        for path in registry.outputs_of(name, config(drawn.results), subject(name))
     }
-    assert set(digests(drawn.figures)) == declared
+    assert set(drawn.digests) == declared
 
 
 def test_another_process_draws_the_same_bytes_without_loading_torch(drawn: Drawn) -> None:
-    before = digests(drawn.figures)
+    before = drawn.digests
     settings = json.dumps(config(drawn.results).model_dump(mode="json"))
     run = subprocess.run(
         [sys.executable, "-c", DRAW_ALL, settings],
@@ -95,17 +106,17 @@ def test_another_process_draws_the_same_bytes_without_loading_torch(drawn: Drawn
         check=True,
     )
     assert run.stdout.strip() == "False"
-    assert digests(drawn.figures) == before
+    assert drawn.digests == before
 
 
 @pytest.mark.parametrize("name", registry.FIGURES)
 def test_a_figure_reads_every_input_that_it_declares(name: str, tmp_path: Path) -> None:
     settings = build(tmp_path)
-    for paths in registry.paths_of(name, settings, MODEL).values():
+    for paths in registry.paths_of(name, settings, subject(name)).values():
         lost = Path(paths[0])
         kept = lost.rename(lost.with_suffix(".lost"))
         with pytest.raises(SteerError, match="no such file"):
-            registry.draw(name, settings, MODEL)
+            registry.draw(name, settings, subject(name))
         kept.rename(lost)
     assert not list((tmp_path / MODEL).glob("figures/*.csv"))
 
@@ -129,7 +140,7 @@ def test_the_trigger_follows_the_settings_that_a_figure_reads_and_no_others() ->
     changed = {
         name
         for name in registry.FIGURES
-        if registry.trigger(name, plain, MODEL) != registry.trigger(name, full, MODEL)
+        if registry.trigger(name, plain, subject(name)) != registry.trigger(name, full, subject(name))
     }
     assert changed == {"samples"}
 

@@ -27,6 +27,7 @@ def _changed(changes: dict[str, Any]) -> set[str]:
 
 
 MODEL = {"resolve", "activations", "expert_directions", "arditi", "cosmic", "strength", "generation"}
+MODEL |= {"detection", "decomposition"}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ MODEL = {"resolve", "activations", "expert_directions", "arditi", "cosmic", "str
         ({"report": {"replies": "full"}}, set()),
         ({"download": {"timeout": 5}}, set()),
         ({"results": "elsewhere"}, set()),
-        ({"seed": 1}, {"prompts", "routing", "scores"}),
+        ({"seed": 1}, {"prompts", "routing", "detection", "scores"}),
         ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),
         ({"sets": {"harmless": {"test": 7}}}, set()),
         ({"models": {"organism": {"organism": {"seed": 1}}}}, {"organism", *MODEL}),
@@ -45,6 +46,7 @@ MODEL = {"resolve", "activations", "expert_directions", "arditi", "cosmic", "str
         ({"activations": {"dtype": "float16"}}, {"activations"}),
         ({"directions": {"filter": False}}, {"directions"}),
         ({"routing": {"top": 2}}, {"routing"}),
+        ({"detection": {"exact": 2}}, {"detection"}),
         ({"contrasts": {"more": {"first": "advbench", "second": "everyday"}}}, set()),
         ({"selection": {"arditi": {"kl_threshold": 9.0}}}, {"arditi"}),
         ({"selection": {"cosmic": {"layers": 0.5}}}, {"cosmic"}),

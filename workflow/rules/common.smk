@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import yaml
@@ -25,7 +24,7 @@ onstart:
 
 
 wildcard_constraints:
-    model="|".join(settings.models),
+    model="|".join([*settings.models, registry.STUDY]),
     set="|".join(settings.sets),
     judge="|".join(settings.judges),
     contrast="|".join(settings.contrasts) or "none",
@@ -110,25 +109,50 @@ def get_figures(wildcards):
     """Every file of every figure of every model."""
     return [
         path
-        for model in settings.models
         for figure in registry.figures_of(settings)
+        for model in registry.models_of(figure, settings)
         for path in registry.outputs_of(figure, settings, model)
     ]
-
-
-def has_experts(model):
-    """Whether a model has MoE layers, as far as its configuration tells before it is loaded."""
-    path = settings.models[model].path
-    if not path or not Path(path, "config.json").is_file():
-        return True
-    facts = json.loads(Path(path, "config.json").read_text())
-    return bool(facts.get("num_experts") or facts.get("num_local_experts"))
 
 
 def get_routing(wildcards):
     """Every routing table of every model that has experts."""
     return [
         f"{settings.results}/{model}/routing/{contrast}.csv"
-        for model in filter(has_experts, settings.models)
+        for model in with_experts()
         for contrast in settings.contrasts
     ]
+
+
+def get_detections(wildcards):
+    """The table of detectors of every model that has experts."""
+    return [f"{settings.results}/{model}/detection.csv" for model in with_experts()]
+
+
+def get_decompositions(wildcards):
+    """The tables of the decomposition of every model."""
+    return [
+        f"{settings.results}/{model}/decomposition/{name}.csv"
+        for model in settings.models
+        for name in ("writes", "experts", "cosines")
+    ]
+
+
+def with_experts():
+    """Models that have experts."""
+    return [name for name, model in settings.models.items() if model.has_experts]
+
+
+def get_scorecard(wildcards):
+    """The comparison of detectors with the truth, where there is one."""
+    return (
+        [f"{settings.results}/scorecard.csv"]
+        if any(model.is_planted for model in settings.models.values())
+        else []
+    )
+
+
+def get_expert_directions(wildcards):
+    """The directions of experts, for a model that has some."""
+    path = f"{settings.results}/{wildcards.model}/directions/experts.safetensors"
+    return path if settings.models[wildcards.model].has_experts else []

@@ -1,0 +1,73 @@
+"""Look for the experts that carry refusal by every detector, and compare detectors with a known truth.
+
+Needs: directions, routing tables and the contrast's prompts of a model.
+Makes: results/<model>/detection.csv, a row per expert and a column per detector; results/scorecard.csv, a row
+per detector and model, where the configuration has planted models.
+"""
+
+
+rule detection:
+    input:
+        facts="<results>/{model}/model.json",
+        prompts=get_contrast("<results>/prompts/{set}.jsonl"),
+        record="<results>/{model}/directions/refusal.json",
+        directions="<results>/{model}/directions/refusal.safetensors",
+        experts="<results>/{model}/directions/experts.safetensors",
+        routing=expand(
+            "<results>/{{model}}/routing/{contrast}.csv", contrast=settings.contrasts
+        ),
+    output:
+        table="<results>/{model}/detection.csv",
+        provenance="<results>/{model}/detection.meta.json",
+    log:
+        "<logs>/detection/{model}.log",
+    benchmark:
+        "<benchmarks>/detection/{model}.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        trigger=trigger("detection", "model"),
+    message:
+        "Scoring every expert of {wildcards.model} by every detector"
+    shell:
+        "python -m steer detection"
+        " --config {params.config:q}"
+        " --model {wildcards.model:q}"
+        " --facts {input.facts:q}"
+        " --harmful {input.prompts[0]:q}"
+        " --harmless {input.prompts[1]:q}"
+        " --record {input.record:q}"
+        " --directions {input.directions:q}"
+        " --experts {input.experts:q}"
+        " --routing {input.routing:q}"
+        " --out {output.table:q} > {log:q} 2>&1"
+
+
+rule scorecard:
+    input:
+        models=expand(
+            "<results>/{model}/model.json",
+            model=with_experts(),
+        ),
+        detections=get_detections,
+    output:
+        table="<results>/scorecard.csv",
+        provenance="<results>/scorecard.meta.json",
+    log:
+        "<logs>/scorecard.log",
+    benchmark:
+        "<benchmarks>/scorecard/all.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        trigger=trigger("scorecard"),
+    message:
+        "Comparing detectors with the truth"
+    shell:
+        "python -m steer scorecard"
+        " --config {params.config:q}"
+        " --models {input.models:q}"
+        " --detections {input.detections:q}"
+        " --out {output.table:q} > {log:q} 2>&1"
