@@ -102,10 +102,27 @@ def _expert_directions(config: "Config", args: argparse.Namespace) -> None:
 
 
 def _routing(config: "Config", args: argparse.Namespace) -> None:
+    contrast = config.contrasts[args.contrast]
+    if contrast.ranking is not None:
+        from steer.routing.published import import_ranking
+
+        import_ranking(Path(contrast.ranking), args.facts, args.out)
+        return
     from steer.routing.contrast import write_contrast
 
-    contrast = config.contrasts[args.contrast]
-    write_contrast(contrast, args.activations, args.prompt_sets, args.out, config.routing, config.seed)
+    if not (args.activations and args.prompt_sets):
+        cause = "its files are not given"
+        raise SteerError(
+            f"contrast `{args.contrast}`", cause, "name them with --activations and --prompt-sets"
+        )
+    files = (args.facts, args.activations, args.prompt_sets, args.out)
+    write_contrast(contrast, *files, config.routing, config.seed)
+
+
+def _sorting(config: "Config", args: argparse.Namespace) -> None:
+    from steer.routing.sorting import write_experts
+
+    write_experts(args.recognise, args.control, args.out, config.routing)
 
 
 def _detection(config: "Config", args: argparse.Namespace) -> None:
@@ -214,6 +231,7 @@ def _config(config: "Config", args: argparse.Namespace) -> None:
 _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
     *("--selection", "--generation", "--agreement", "--record", "--file", "--experts"),
+    *("--recognise", "--control"),
 )
 _PATH_LISTS = ("--activations", "--arms", "--prompt-sets", "--routing", "--models", "--detections")
 
@@ -251,7 +269,13 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
     "routing": (
         "contrast the routing of two sets",
         _routing,
-        ("--contrast", "--activations", "--prompt-sets", "--out"),
+        ("--contrast", "--facts", "--out"),
+        ("--activations", "--prompt-sets"),
+    ),
+    "sorting": (
+        "sort experts by what they recognise and control",
+        _sorting,
+        ("--recognise", "--control", "--out"),
         (),
     ),
     "detection": (

@@ -39,6 +39,8 @@ STAGES = {
         "steer.routing.contrast",
         ("seed", "contrasts.{contrast}", "routing.resamples", "routing.confidence", "routing.top"),
     ),
+    "published": Stage("steer.routing.published", ("contrasts.{contrast}",)),
+    "sorting": Stage("steer.routing.sorting", ("routing.q_value", "routing.stability")),
     "detection": Stage("steer.detection.detecting", ("models.{model}", "detection", "seed")),
     "decomposition": Stage("steer.decomposition", ("models.{model}",)),
     "scorecard": Stage("steer.scorecard"),

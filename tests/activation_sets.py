@@ -60,6 +60,32 @@ def facts_named(name: str) -> ModelFacts:
     )
 
 
+MODEL_FACTS = ModelFacts(
+    path="tiny",
+    digest="m1",
+    revision=None,
+    family="olmoe",
+    parameters=1,
+    layers=L,
+    moe_layers=(0, 2),
+    experts=E,
+    top_k=K,
+    shared_experts=0,
+    hidden_size=D,
+    vocabulary=260,
+    routing_rule=None,
+    dtype="float32",
+    tokenizer_digest="",
+    chat_template_digest="",
+    system_prompt=None,
+    end_of_prompt=(),
+    refusal_openers=(),
+    refusal_token_ids=REFUSAL_TOKENS,
+    files={},
+)
+"""Facts of the model that synthetic files are of."""
+
+
 def make_prompts(
     count: int, prefix: str = "p", splits: Sequence[Split] = ("train", "val", "test")
 ) -> list[Prompt]:

@@ -51,7 +51,7 @@ class Config(Settings):
         sets = [self.contrast.harmful, self.contrast.harmless, *self.generation.sets]
         _known("set", sets, self.sets)
         for contrast in self.contrasts.values():
-            _known("set", [contrast.first, contrast.second], self.sets)
+            _known("set", contrast.sets, self.sets)
         _known("judge", [self.scores.judge, self.selection.strength.judge], self.judges)
         _known("arm", [arm.like for arm in self.arms.values() if arm.like], self.arms)
         _known("arm", ["baseline"], self.arms)
@@ -70,6 +70,8 @@ class Config(Settings):
                 raise ValueError(f"`contrast.{label}`: set `{name}` is {self.sets[name].label}")
         if self.arms["baseline"].operation != "none":
             raise ValueError("arm `baseline` is the unsteered model: its operation must be `none`")
+        if "experts" in self.contrasts:
+            raise ValueError("contrast `experts` has the name of another table; rename it")
         for name, arm in self.arms.items():
             if arm.like and (self.arms[arm.like].like or self.arms[arm.like].operation == "none"):
                 raise ValueError(f"arm `{name}` is like `{arm.like}`, which has no dose of its own to copy")

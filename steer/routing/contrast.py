@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from steer.artifacts.activations import ActivationFile
+from steer.artifacts.facts import read_facts
 from steer.artifacts.files import write_json
 from steer.artifacts.prompts import read_prompts
 from steer.artifacts.provenance import digest, provenance
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 def write_contrast(
     contrast: RoutingContrast,
+    facts_path: Path,
     activations: Sequence[Path],
     prompts: Sequence[Path],
     out: Path,
@@ -36,6 +38,7 @@ def write_contrast(
 
     Args:
         contrast: the sets of its sides.
+        facts_path: `model.json` of the model.
         activations: the activation files of side 1 and side 2.
         prompts: their prompt sets.
         out: the CSV file; see `steer.artifacts.routing`.
@@ -43,13 +46,14 @@ def write_contrast(
         seed: of everything drawn.
 
     Raises:
-        SteerError: a file can't be used, the two are of different models or positions, the model has no
-            MoE layers, one side is empty, or a prompt of a paired contrast has no partner.
+        SteerError: a file can't be used, the two are of another model or of different positions, the model
+            has no MoE layers, one side is empty, or a prompt of a paired contrast has no partner.
     """
+    facts = read_facts(facts_path)
     sets = [read_prompts(path) for path in prompts]
     (first, file), (second, other) = (
-        read_side(path, rows, set_name)
-        for path, rows, set_name in zip(activations, sets, (contrast.first, contrast.second), strict=True)
+        read_side(path, rows, set_name, facts.digest)
+        for path, rows, set_name in zip(activations, sets, contrast.sets, strict=True)
     )
     _check_alike(file, other)
     if contrast.paired:

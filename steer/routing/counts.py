@@ -33,14 +33,14 @@ class Side:
     tokens: Int[np.ndarray, " prompts"]
 
 
-def read_side(path: Path, prompts: Sequence[Prompt], name: str) -> tuple[Side, ActivationFile]:
+def read_side(path: Path, prompts: Sequence[Prompt], name: str, model: str) -> tuple[Side, ActivationFile]:
     """Count over the training prompts of a set; the file is closed again and kept for its attributes.
 
     Raises:
         SteerError: the file can't be used or is of other prompts, the model has no MoE layers, or the
             set has no training prompts.
     """
-    with ActivationFile(path, prompt_ids=[prompt.id for prompt in prompts]) as file:
+    with ActivationFile(path, model=model, prompt_ids=[prompt.id for prompt in prompts]) as file:
         if not file.moe_layers:
             raise SteerError(
                 str(path),

@@ -8,6 +8,7 @@ import pytest
 
 from steer.activations import dump
 from steer.artifacts.activations import ActivationFile
+from steer.artifacts.facts import write_facts
 from steer.artifacts.files import write_jsonl
 from steer.artifacts.prompts import Prompt, read_prompts
 from steer.artifacts.routing import COLUMNS, CONTRACT_COLUMNS, read_routing, write_routing
@@ -17,7 +18,7 @@ from steer.models.loading import LoadedModel
 from steer.prompts import write_prompts
 from steer.routing.contrast import write_contrast
 from steer.routing.counts import Side, aligned
-from tests.activation_sets import facts_of, make_columns, make_prompts, write_set
+from tests.activation_sets import MODEL_FACTS, facts_of, make_columns, make_prompts, write_set
 from tests.oracles import routing as oracle
 from tests.tiny import EXPERTS, MOE_FAMILIES, TOP_K
 
@@ -36,9 +37,16 @@ def _sets(folder: Path, sizes: tuple[int, int] = (12, 9)) -> tuple[list[list[Pro
     return sets, paths
 
 
+def _facts(folder: Path) -> Path:
+    """`model.json` of the checkpoint that every file here is said to be of."""
+    facts = replace(MODEL_FACTS, moe_layers=(0, 2))
+    write_facts(folder / "model.json", facts, {})
+    return folder / "model.json"
+
+
 def _write(folder: Path, files: list[Path], prompts: list[Path]) -> Path:
     out = folder / "prompt.csv"
-    write_contrast(CONTRAST, files, prompts, out, SETTINGS, 0)
+    write_contrast(CONTRAST, _facts(folder), files, prompts, out, SETTINGS, 0)
     return out
 
 
@@ -117,7 +125,7 @@ def test_files_of_other_models_or_prompts_are_errors(tmp_path: Path) -> None:
         _write(tmp_path, files, [paths[1], paths[0]])
     sets, _ = _sets(tmp_path)
     write_set(files[1], sets[1], make_columns(9), model="m2")
-    with pytest.raises(SteerError, match=r"is of model `m2`, but .*one.h5 of `m1`"):
+    with pytest.raises(SteerError, match="is of another model: expected `m1`, found `m2`"):
         _write(tmp_path, files, paths)
 
 
@@ -177,7 +185,7 @@ def test_pairs_out_of_the_grammar_make_a_paired_table_over_the_reply_tokens(
         dump(loaded, facts_of(loaded), read_prompts(paths[-1]), files[-1], MODEL, ActivationSettings())
     contrast = RoutingContrast(first="refusing", second="complying", paired=True)
     out = tmp_path / "response.csv"
-    write_contrast(contrast, files, paths, out, SETTINGS, 0)
+    write_contrast(contrast, _facts(tmp_path), files, paths, out, SETTINGS, 0)
     found = read_routing(out)
     replies = [[prompt.target for prompt in read_prompts(path)] for path in paths]
     lengths = [
@@ -191,5 +199,11 @@ def test_pairs_out_of_the_grammar_make_a_paired_table_over_the_reply_tokens(
     unlike = RoutingContrast(first="refusing", second="bare")
     with pytest.raises(SteerError, match=r"is of span `last-5-prompt-tokens`, but .* of `target`"):
         write_contrast(
-            unlike, [files[0], tmp_path / "bare.h5"], [paths[0], tmp_path / "bare.jsonl"], out, SETTINGS, 0
+            unlike,
+            _facts(tmp_path),
+            [files[0], tmp_path / "bare.h5"],
+            [paths[0], tmp_path / "bare.jsonl"],
+            out,
+            SETTINGS,
+            0,
         )

@@ -47,6 +47,8 @@ MODEL |= {"detection", "decomposition"}
         ({"directions": {"filter": False}}, {"directions"}),
         ({"routing": {"top": 2}}, {"routing"}),
         ({"detection": {"exact": 2}}, {"detection"}),
+        ({"routing": {"stability": 0.5}}, {"sorting"}),
+        ({"contrasts": {"prompt": {"second": "everyday"}}}, {"routing", "published"}),
         ({"contrasts": {"more": {"first": "advbench", "second": "everyday"}}}, set()),
         ({"selection": {"arditi": {"kl_threshold": 9.0}}}, {"arditi"}),
         ({"selection": {"cosmic": {"layers": 0.5}}}, {"cosmic"}),

@@ -39,7 +39,7 @@ def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
     once += ("directions", "strength", "arms", "scores")
     figures = {f"figure_{name}": 1 for name in registry.figures_of(config)}
     several = {"prompts": len(config.sets), "activations": len(config.sets), "selection": 2}
-    several["routing"] = len(config.contrasts)
+    several |= {"routing": len(config.contrasts), "sorting": 1}
     answers = {"generation": sets, "judging": sets * judges}
     assert default == {**dict.fromkeys(once, 1), **several, **answers, **figures}
     assert figures.keys() == {f"figure_{name}" for name in registry.FIGURES}

@@ -59,7 +59,7 @@ def get_sides(path):
         contrast = settings.contrasts[wildcards.contrast]
         return [
             f"{settings.results}/{path}".format(set=name, **wildcards)
-            for name in (contrast.first, contrast.second)
+            for name in contrast.sets
         ]
 
     return sides
@@ -69,6 +69,11 @@ def get_base(wildcards):
     """The base of an organism; organisms of the same first stage share one."""
     organism = settings.models[wildcards.model].organism
     return f"{settings.results}/compliance/{organism.base}"
+
+
+def get_ranking(wildcards):
+    """The published ranking that a contrast is made of; none for one of two sets."""
+    return settings.contrasts[wildcards.contrast].ranking or []
 
 
 def get_checkpoint(wildcards):
@@ -116,11 +121,16 @@ def get_figures(wildcards):
 
 
 def get_routing(wildcards):
-    """Every routing table of every model that has experts."""
+    """Every routing table of every model that has experts, and how they sort the experts."""
+    sorted_by = {settings.routing.recognise, settings.routing.control}
+    tables = [
+        *settings.contrasts,
+        *(["experts"] if sorted_by <= {*settings.contrasts} else []),
+    ]
     return [
-        f"{settings.results}/{model}/routing/{contrast}.csv"
+        f"{settings.results}/{model}/routing/{table}.csv"
         for model in with_experts()
-        for contrast in settings.contrasts
+        for table in tables
     ]
 
 
