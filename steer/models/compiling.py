@@ -33,10 +33,21 @@ def compile_arms(
             for site in sites_of(operation, loaded):
                 for phase in (phase for phase in PHASES if touches(operation, phase)):
                     found[site][phase].append((row, Use(operation, arm)))
-    return {
-        site: {phase: _edit(context, site, uses) for phase, uses in phases.items()}
-        for site, phases in sorted(found.items())
-    }
+    return {site: _edits(context, site, phases) for site, phases in sorted(found.items())}
+
+
+def _edits(
+    context: Context, site: Site, phases: Mapping[Phase, Sequence[tuple[int, Use]]]
+) -> dict[Phase, Edit]:
+    """The edit of a site in every phase; phases that are edited alike share one, and its parameters."""
+    made: dict[tuple[tuple[int, int], ...], Edit] = {}
+    found: dict[Phase, Edit] = {}
+    for phase, uses in phases.items():
+        key = tuple((row, id(use.operation)) for row, use in uses)
+        if key not in made:
+            made[key] = _edit(context, site, uses)
+        found[phase] = made[key]
+    return found
 
 
 def _edit(context: Context, site: Site, uses: Sequence[tuple[int, Use]]) -> Edit:

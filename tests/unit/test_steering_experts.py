@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steer.models.companions import with_companions
+from steer.models.compiling import compile_arms
 from steer.models.decoding import generate, stop_tokens
 from steer.models.edits.choice import make_choice
 from steer.models.edits.context import Context, Use
@@ -342,3 +343,11 @@ def test_scores_of_mixed_rows_take_what_they_need_from_rows_beside_them(tiny: Ti
         for arm, row, donor in zip(arms, rows, theirs, strict=True)
     ]
     assert close(found, by_hand)
+
+
+def test_phases_that_are_edited_alike_share_their_parameters(tiny: Tiny) -> None:
+    add = Operation("experts_add", "all", 1)
+    both = make(add), make(replace(add, scope="prompt"), replace(add, scope="generated"))
+    whole, split = (compile_arms(tiny("olmoe"), [arm] * 3, {}, {}) for arm in both)
+    assert whole["experts", 1]["prompt"] is whole["experts", 1]["generated"]
+    assert split["experts", 1]["prompt"] is not split["experts", 1]["generated"]
