@@ -128,10 +128,10 @@ def _sorting(config: "Config", args: argparse.Namespace) -> None:
 def _detection(config: "Config", args: argparse.Namespace) -> None:
     from steer.detection.detecting import Inputs, detect
 
-    tables = (args.directions, args.experts, tuple(args.routing))
+    tables = (args.directions, args.experts, tuple(args.routing), tuple(args.pairs or ()))
     inputs = Inputs(args.facts, args.harmful, args.harmless, args.record, *tables)
     model, positions = config.models[args.model], config.activations.positions
-    detect(inputs, None, args.out, model, config.detection, positions, config.seed)
+    detect(inputs, args.out, model, config.detection, positions, config.seed)
 
 
 def _decomposition(config: "Config", args: argparse.Namespace) -> None:
@@ -233,7 +233,7 @@ _PATHS = (
     *("--selection", "--generation", "--agreement", "--record", "--file", "--experts"),
     *("--recognise", "--control"),
 )
-_PATH_LISTS = ("--activations", "--arms", "--prompt-sets", "--routing", "--models", "--detections")
+_PATH_LISTS = ("--activations", "--arms", "--prompt-sets", "--routing", "--models", "--detections", "--pairs")
 
 # Command: what it does, its function, its required flags, and its optional ones.
 COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
@@ -285,7 +285,7 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
             *("--model", "--facts", "--harmful", "--harmless", "--record", "--directions", "--experts"),
             *("--routing", "--out"),
         ),
-        (),
+        ("--pairs",),
     ),
     "decomposition": (
         "share out the refusal direction, and compare directions",

@@ -52,6 +52,7 @@ class Config(Settings):
         _known("set", sets, self.sets)
         for contrast in self.contrasts.values():
             _known("set", contrast.sets, self.sets)
+        _known("contrast", [self.detection.pairs] if self.detection.pairs else [], self.contrasts)
         _known("judge", [self.scores.judge, self.selection.strength.judge], self.judges)
         _known("arm", [arm.like for arm in self.arms.values() if arm.like], self.arms)
         _known("arm", ["baseline"], self.arms)

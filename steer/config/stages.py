@@ -44,6 +44,11 @@ class DetectionSettings(Settings):
     """How experts that may carry refusal are looked for."""
 
     prompts: int = Field(64, ge=2, description="Training prompts per class that detectors run the model on.")
+    pairs: Name | None = Field(
+        None,
+        description="Paired contrast of refusing (first) and complying (second) replies, for the detectors"
+        " that look at replies; leave out for none.",
+    )
     exact: int = Field(
         64,
         ge=1,

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from steer.artifacts.facts import ModelFacts
 from steer.artifacts.files import Row, read_json, write_csv
-from steer.artifacts.origin import attach
-from steer.artifacts.prompts import read_prompts
-from steer.artifacts.provenance import file_digest, provenance
+from steer.artifacts.origin import attach, input_digests
+from steer.artifacts.prompts import Prompt, read_prompts
+from steer.artifacts.provenance import provenance
 from steer.artifacts.routing import read_routing
 from steer.artifacts.tensors import read_tensors
 from steer.config import DetectionSettings, ModelSettings
@@ -40,6 +40,7 @@ from steer.detection.masking import masks, prompt_effects, reply_effects
 from steer.detection.rows import PerExpert, Rows, Told
 from steer.errors import SteerError
 from steer.models.loading import LoadedModel
+from steer.models.spans import mark
 from steer.models.study import open_study
 from steer.stats import paired_difference
 
@@ -57,6 +58,7 @@ class Inputs:
         record: `refusal.json`, which names the training prompts that the model treats as labelled.
         refusal, experts: the tensor files of directions.
         routing: tables of routing contrasts.
+        pairs: paired sets of refusing and of complying replies; none to leave out detectors on replies.
     """
 
     facts: Path
@@ -66,18 +68,11 @@ class Inputs:
     refusal: Path
     experts: Path
     routing: tuple[Path, ...]
-
-    def digests(self) -> dict[str, str]:
-        """Digest of each file, by name."""
-        single = {name: path for name, path in vars(self).items() if name != "routing"}
-        return {name: file_digest(path) for name, path in single.items()} | {
-            f"routing {path.stem}": file_digest(path) for path in self.routing
-        }
+    pairs: tuple[Path, ...] = ()
 
 
 def detect(
     inputs: Inputs,
-    pairs: tuple[Sequence[Told], Sequence[Told]] | None,
     out: Path,
     model: ModelSettings,
     settings: DetectionSettings,
@@ -88,7 +83,6 @@ def detect(
 
     Args:
         inputs: the files that are read.
-        pairs: refusing and complying replies to the same prompts, or None.
         out: the table.
         model: settings that the model is opened with.
         settings: how many prompts and experts.
@@ -114,19 +108,46 @@ def detect(
     arms = masks(loaded, chosen)
     effects = prompt_effects(loaded, arms, harmful, tokens, size)
     table |= _effects("mask_effect", effects, chosen, table["gate_gradient"].shape, seed)
-    if pairs is not None:
+    if inputs.pairs:
+        refusing, complying = inputs.pairs
+        pairs = _pairs(loaded, refusing, complying, settings.prompts)
         table["reply_gradient"] = reply_gradients(loaded, *pairs, size)
         on_replies = reply_effects(loaded, arms, *pairs, size)
         table |= _effects("reply_effect", on_replies, chosen, table["gate_gradient"].shape, seed)
     write_csv(out, list(_rows(facts, table)), ("layer", "expert", *table))
     record = {"model": model.model_dump(mode="json"), "detection": settings.model_dump(mode="json")}
-    attach(out, provenance("steer.detection.detecting", record, inputs.digests(), seed))
+    attach(out, provenance("steer.detection.detecting", record, input_digests(vars(inputs)), seed))
 
 
 def _prompts(loaded: LoadedModel, path: Path, kept: Sequence[str], limit: int) -> Rows:
     """The first of the kept training prompts, by id, encoded."""
     wanted = {*sorted(kept)[:limit]}
     return [loaded.encode(prompt.text) for prompt in read_prompts(path) if prompt.id in wanted]
+
+
+def _pairs(loaded: LoadedModel, refusing: Path, complying: Path, limit: int) -> tuple[list[Told], list[Told]]:
+    """Training pairs of both sets, the first by the pair's name.
+
+    Raises:
+        SteerError: the sets have no training pair in common.
+    """
+    sides = [
+        {prompt.pair: prompt for prompt in read_prompts(path) if prompt.split == "train"}
+        for path in (refusing, complying)
+    ]
+    shared = sorted(sides[0].keys() & sides[1].keys())[:limit]
+    if not shared:
+        raise SteerError(
+            f"{refusing} and {complying}",
+            "have no training pair in common, so replies can't be compared",
+            "name a paired contrast in `detection.pairs`, or leave it out",
+        )
+
+    def told(prompt: Prompt) -> Told:
+        marked = mark(loaded, prompt, 1)
+        return Told(list(marked.ids), marked.tail)
+
+    return [told(sides[0][pair]) for pair in shared], [told(sides[1][pair]) for pair in shared]
 
 
 def _contrast(facts: ModelFacts, path: Path) -> Table:

@@ -1,6 +1,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from steer.activations import dump
+from steer.artifacts.files import write_jsonl
 from steer.artifacts.origin import read_provenance
 from steer.artifacts.routing import write_routing
 from steer.config import ActivationSettings, DetectionSettings, DirectionSettings
@@ -59,14 +61,14 @@ def _write_table(path: Path, layers: tuple[int, ...]) -> None:
 
 def _detect(study: Study, inputs: Inputs, exact: int = 99) -> list[dict[str, str]]:
     out = study.path("detection.csv")
-    detect(inputs, None, out, study.settings, DetectionSettings(prompts=4, exact=exact), P, seed=0)
+    detect(inputs, out, study.settings, DetectionSettings(prompts=4, exact=exact), P, seed=0)
     assert read_provenance(out)["stage"] == "steer.detection.detecting"
     with out.open() as stream:
         return list(csv.DictReader(stream))
 
 
-def _masked_by_hand(loaded: LoadedModel, ids: list[int], layer: int, expert: int | None) -> float:
-    """Refusal score of one prompt with an expert's logit at minus infinity."""
+def _logits_by_hand(loaded: LoadedModel, ids: list[int], layer: int, expert: int | None) -> torch.Tensor:
+    """Logits of one row with an expert's router logit at minus infinity."""
 
     def hook(_module: Any, _args: Any, output: Any) -> Any:
         logits = output[0].clone()
@@ -77,10 +79,15 @@ def _masked_by_hand(loaded: LoadedModel, ids: list[int], layer: int, expert: int
     handle = loaded.model.model.layers[layer].mlp.gate.register_forward_hook(hook)
     try:
         with torch.no_grad():
-            logits = loaded.model(input_ids=torch.tensor([ids])).logits[:, -1]
+            logits: torch.Tensor = loaded.model(input_ids=torch.tensor([ids])).logits
     finally:
         handle.remove()
-    return float(refusal_score(logits, REFUSAL_TOKENS))
+    return logits
+
+
+def _masked_by_hand(loaded: LoadedModel, ids: list[int], layer: int, expert: int | None) -> float:
+    """Refusal score of one prompt under such a mask."""
+    return float(refusal_score(_logits_by_hand(loaded, ids, layer, expert)[:, -1], REFUSAL_TOKENS))
 
 
 @pytest.mark.parametrize("family", ["olmoe", "qwen3_moe_mixed"])
@@ -123,6 +130,55 @@ def test_routing_tables_become_signed_detectors(tiny: Tiny, tmp_path: Path) -> N
 
     least = min(map(size, measured))
     assert all(size(row) <= least for row in rows if not row["mask_effect"])
+
+
+def _write_pairs(study: Study, train: bool = True) -> tuple[Path, Path]:
+    paths = study.path("refusing.jsonl"), study.path("complying.jsonl")
+    for path, reply in zip(paths, ("no, sorry", "yes: one"), strict=True):
+        rows = [
+            {
+                "id": f"{path.stem}{n}",
+                "text": f"tell me {n}",
+                "label": "harmful",
+                "pair": f"p{n}",
+                "target": reply,
+            }
+            | {"split": "train" if train else "test", "category": "", "source": "tests"}
+            for n in range(6)
+        ]
+        write_jsonl(path, rows)
+    return paths
+
+
+def test_detectors_on_replies_mask_by_hand_alike(tiny: Tiny, tmp_path: Path) -> None:
+    study = make_study(tmp_path, tiny("olmoe"), count=15)
+    inputs = replace(_inputs(study), pairs=_write_pairs(study))
+    rows = _detect(study, inputs)
+    loaded = study.loaded
+
+    def log_p(number: int, reply: str, layer: int, expert: int | None) -> float:
+        prompt, told = loaded.encode(f"tell me {number}"), loaded.tokenizer.encode(reply)
+        logits = _logits_by_hand(loaded, [*prompt, *told], layer, expert)[0].log_softmax(-1)
+        return mean(float(logits[len(prompt) + at - 1, token]) for at, token in enumerate(told))
+
+    for row in rows[::7]:
+        layer, expert = int(row["layer"]), int(row["expert"])
+        losses = [
+            sum(
+                sign * (log_p(n, reply, layer, None) - log_p(n, reply, layer, expert))
+                for sign, reply in ((1, "no, sorry"), (-1, "yes: one"))
+            )
+            for n in range(4)
+        ]
+        assert float(row["reply_effect"]) == pytest.approx(mean(losses), rel=1e-3, abs=1e-4)
+        assert row["reply_gradient"]
+
+
+def test_pairs_that_are_not_for_training_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    study = make_study(tmp_path, tiny("olmoe"), count=15)
+    inputs = replace(_inputs(study), pairs=_write_pairs(study, train=False))
+    with pytest.raises(SteerError, match="no training pair in common"):
+        _detect(study, inputs)
 
 
 def test_a_routing_table_of_another_model_is_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def get_routing(wildcards):
     ]
 
 
+def get_pairs(wildcards):
+    """The sets of refusing and of complying replies that detectors compare, if any."""
+    name = settings.detection.pairs
+    if name is None:
+        return []
+    sides = settings.contrasts[name].first, settings.contrasts[name].second
+    return [f"{settings.results}/prompts/{side}.jsonl" for side in sides]
+
+
 def get_detections(wildcards):
     """The table of detectors of every model that has experts."""
     return [f"{settings.results}/{model}/detection.csv" for model in with_experts()]

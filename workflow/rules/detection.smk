@@ -16,6 +16,7 @@ rule detection:
         routing=expand(
             "<results>/{{model}}/routing/{contrast}.csv", contrast=settings.contrasts
         ),
+        pairs=get_pairs,
     output:
         table="<results>/{model}/detection.csv",
         provenance="<results>/{model}/detection.meta.json",
@@ -27,6 +28,9 @@ rule detection:
         "../../envs/steer.yaml"
     params:
         config=SETTINGS,
+        pairs=lambda wildcards, input: (
+            ["--pairs", *input.pairs] if input.get("pairs") else []
+        ),
         trigger=trigger("detection", "model"),
     message:
         "Scoring every expert of {wildcards.model} by every detector"
@@ -41,6 +45,7 @@ rule detection:
         " --directions {input.directions:q}"
         " --experts {input.experts:q}"
         " --routing {input.routing:q}"
+        " {params.pairs:q}"
         " --out {output.table:q} > {log:q} 2>&1"
 
 
