@@ -59,7 +59,9 @@ def _grid(rows: DataFrame) -> tuple[Float[np.ndarray, "layer expert"], list[int]
 
 def _title(name: str, settings: Settings) -> str:
     contrast = settings["contrasts"].get(name)
-    return name if contrast is None else f"{name}: {contrast['first']} against {contrast['second']}"
+    if contrast is None or contrast["first"] is None:
+        return f"{name}: published by others"
+    return f"{name}: {contrast['first']} against {contrast['second']}"
 
 
 def _panel(figure: Figure, axes: Axes, rows: DataFrame, reach: float, title: str) -> None:

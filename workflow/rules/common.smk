@@ -139,8 +139,10 @@ def get_pairs(wildcards):
     name = settings.detection.pairs
     if name is None:
         return []
-    sides = settings.contrasts[name].first, settings.contrasts[name].second
-    return [f"{settings.results}/prompts/{side}.jsonl" for side in sides]
+    return [
+        f"{settings.results}/prompts/{side}.jsonl"
+        for side in settings.contrasts[name].sets
+    ]
 
 
 def get_detections(wildcards):
