@@ -41,7 +41,7 @@ STAGES = {
     ),
     "published": Stage("steer.routing.published", ("contrasts.{contrast}",)),
     "sorting": Stage("steer.routing.sorting", ("routing.q_value", "routing.stability")),
-    "detection": Stage("steer.detection.detecting", ("models.{model}", "detection", "contrasts", "seed")),
+    "detection": Stage("steer.detection.detecting", ("models.{model}", "detection", "seed")),
     "decomposition": Stage("steer.decomposition", ("models.{model}",)),
     "scorecard": Stage("steer.scorecard"),
     "arditi": Stage("steer.selection.arditi", ("models.{model}", "contrast", "selection.arditi")),

@@ -49,7 +49,7 @@ MODEL |= {"detection", "decomposition"}
         ({"detection": {"exact": 2}}, {"detection"}),
         ({"routing": {"stability": 0.5}}, {"sorting"}),
         ({"contrasts": {"prompt": {"second": "everyday"}}}, {"routing", "published"}),
-        ({"contrasts": {"more": {"first": "advbench", "second": "everyday"}}}, {"detection"}),
+        ({"contrasts": {"more": {"first": "advbench", "second": "everyday"}}}, set()),
         ({"selection": {"arditi": {"kl_threshold": 9.0}}}, {"arditi"}),
         ({"selection": {"cosmic": {"layers": 0.5}}}, {"cosmic"}),
         ({"selection": {"strength": {"prompts": 5}}}, {"strength"}),
