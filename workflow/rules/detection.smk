@@ -69,7 +69,7 @@ rule scorecard:
         config=SETTINGS,
         trigger=trigger("scorecard"),
     message:
-        "Comparing detectors with the truth"
+        "Comparing detectors with the truth in {output.table}"
     shell:
         "python -m steer scorecard"
         " --config {params.config:q}"
