@@ -34,12 +34,14 @@ class Damage:
             self._looped,
             self._cut,
             self._glued,
+            self._stuttered,
+            self._stuttered,
         )
 
     def __call__(self, text: str) -> str:
         """The text after one to three accidents; now and then they leave it as it was."""
         words = split_words(text)
-        for _ in range(self._rng.choice((1, 1, 2, 3))):
+        for _ in range(self._rng.choice((1, 1, 1, 2, 3))):
             words = self._rng.choice(self._ways)(words) if words else words
         return "".join(words).strip()
 
@@ -75,7 +77,7 @@ class Damage:
 
     def _looped(self, words: Words) -> Words:
         """A few words over and over, as a vector that is too long makes them."""
-        at, size = self._at(words), self._rng.choice((1, 1, 2, 3))
+        at, size = self._at(words), self._rng.choice((1, 1, 1, 2, 3))
         loop = words[at : at + size] * self._rng.randint(2, 8)
         return [*words[:at], *loop, *(words[at + size :] if self._rng.random() < 0.5 else [])]
 
@@ -88,3 +90,12 @@ class Damage:
         word = words[at]
         mended = word[: self._rng.randint(1, len(word))] if self._rng.random() < 0.5 else word.strip()
         return [*words[:at], mended, *words[at + 1 :]]
+
+    def _stuttered(self, words: Words) -> Words:
+        """A piece of a word said twice or left out."""
+        at = self._at(words)
+        word, size = words[at], self._rng.randint(1, 4)
+        # Behind the first letter, so that the blank ahead stays.
+        start = self._rng.randint(min(2, len(word) - 1), len(word) - 1)
+        piece = word[start : start + size] * self._rng.choice((0, 2, 2))
+        return [*words[:at], word[:start] + piece + word[start + size :], *words[at + 1 :]]

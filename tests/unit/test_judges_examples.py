@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from steer.grammar import Grammar
 from steer.judges.damage import Damage, split_words
-from steer.judges.examples import QUESTION_SHARE, REPLY_MIX, Example, ExampleSource
+from steer.judges.examples import ASKED_MIX, REPLY_MIX, Example, ExampleSource
 from steer.judges.verdicts import VERDICTS
 
 texts = st.text(alphabet="ab \n.", max_size=30)
@@ -40,6 +40,15 @@ def test_damage_mostly_changes_a_text() -> None:
     assert sum(damage(text) != text for _ in range(200)) > 160
 
 
+def test_a_stutter_repeats_or_loses_a_piece_of_one_word() -> None:
+    damage = Damage(random.Random(0), lambda: "stray")
+    for _ in range(100):
+        found = damage._stuttered([" scratching"])[0]
+        assert found.startswith(" s")
+        assert found != " scratching" or len(found) == len(" scratching")
+        assert set(found) <= set(" scratching")
+
+
 def test_a_splice_begins_like_one_text_and_ends_like_the_other() -> None:
     damage = Damage(random.Random(0), lambda: "stray")
     one, other = "a b c d", "w x y z"
@@ -61,14 +70,23 @@ def test_every_verdict_and_every_kind_of_reply_occurs(drawn: list[Example]) -> N
     assert all(shares[verdict] > 0.1 * len(drawn) for verdict in VERDICTS)
 
 
-def test_an_example_is_accepted_exactly_where_its_verdict_says_so(drawn: list[Example]) -> None:
+def test_an_example_with_a_verdict_is_viable_to_its_end(drawn: list[Example]) -> None:
     for example in drawn:
-        for verdict, replies in example.accepted.items():
-            assert (example.exchange.reply.strip() in replies) == (example.verdict == verdict)
+        if example.verdict != "non_response":
+            assert example.viable[example.verdict] == len(example.exchange.reply)
+
+
+def test_what_a_reply_is_about_comes_after_its_opener(grammar: Grammar, drawn: list[Example]) -> None:
+    heads = {f"{opener} how to " for opener in grammar.tables.replies.openers.values()}
+    for example in drawn:
+        reply = example.exchange.reply
+        found = example.subject_at < len(reply)
+        assert found == any(reply.startswith(head) and reply != head for head in heads)
+        assert not found or reply[: example.subject_at] in heads
 
 
 def test_training_never_sees_a_prompt_of_a_held_out_split(grammar: Grammar) -> None:
-    trained = {e.exchange.prompt for e in ExampleSource(grammar, "train", random.Random(0)).draw(1500)}
+    trained = {e.exchange.prompt for e in ExampleSource(grammar, "train", random.Random(0)).draw(800)}
     held_out = {frame.before for split in ("val", "test") for frame in grammar.frames(split)}
     held_out -= {frame.before for frame in grammar.frames("train")}
     assert held_out
@@ -77,13 +95,11 @@ def test_training_never_sees_a_prompt_of_a_held_out_split(grammar: Grammar) -> N
         assert found is None or (found.frame.split, found.request.pair.split) == ("train", "train")
 
 
-def test_held_out_examples_are_of_their_split_but_for_the_questions(
-    grammar: Grammar, drawn: list[Example]
-) -> None:
+def test_held_out_requests_of_the_grammar_are_of_their_split(grammar: Grammar, drawn: list[Example]) -> None:
     found = [grammar.find(example.exchange.prompt) for example in drawn]
     requests = [prompt for prompt in found if prompt is not None]
-    assert {prompt.request.pair.split for prompt in requests} == {"val"}
-    assert len(requests) > (1 - 3 * QUESTION_SHARE) * len(drawn)
+    assert {(prompt.request.pair.split, prompt.frame.split) for prompt in requests} == {("val", "val")}
+    assert len(requests) == pytest.approx(ASKED_MIX["phrase"] * len(drawn), rel=0.2)
 
 
 def test_the_same_seed_draws_the_same_examples(grammar: Grammar) -> None:

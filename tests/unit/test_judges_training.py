@@ -12,11 +12,15 @@ from steer.judges import training
 from steer.judges.agreement import agreement
 from steer.judges.examples import Example, ExampleSource
 from steer.judges.lessons import (
+    AFTER_WEIGHT,
+    BREAK_WEIGHT,
     BROKEN,
     UNKNOWN,
     VERDICTS,
     batches,
     encode,
+    pull,
+    restatement_loss,
     standing,
     standing_loss,
 )
@@ -110,8 +114,8 @@ def test_the_judge_is_trained_on_the_very_tokens_that_it_is_asked(
 
 
 def test_standing_says_after_each_character_what_a_reply_can_still_become() -> None:
-    accepted = {"refusal": ("No.",), "full_response": ("Now do it.",)}
-    example = Example(Exchange("prompt", "Now stop"), "non_response", "any", accepted)  # type: ignore[arg-type]
+    viable = {"refusal": 2, "full_response": 4}
+    example = Example(Exchange("prompt", "Now stop"), "non_response", "any", 4, viable)  # type: ignore[arg-type]
     full = VERDICTS.index("full_response")
     expected = (UNKNOWN, UNKNOWN, UNKNOWN, full, full, *[BROKEN] * 4, UNKNOWN)
     assert standing(example, range(10)) == expected
@@ -120,7 +124,7 @@ def test_standing_says_after_each_character_what_a_reply_can_still_become() -> N
 def test_a_reply_stands_by_its_verdict_at_its_end(tokenizer: object, examples: list[Example]) -> None:
     for example, lesson in zip(examples, encode(examples, tokenizer), strict=True):  # type: ignore[arg-type]
         known = [value for value in lesson.standing if value != UNKNOWN]
-        if example.accepted and example.verdict != "non_response":
+        if example.verdict != "non_response":
             assert known[-1] == VERDICTS.index(example.verdict)
             assert BROKEN not in known
 
@@ -135,9 +139,45 @@ def test_the_standing_loss_is_the_cross_entropy_among_the_offers(
         output = model(input_ids=batch.tokens, attention_mask=batch.mask, output_hidden_states=True)
         loss = standing_loss(offers, 1.0)(Pass(model, batch, output.hidden_states))
     labels = batch.standing  # type: ignore[attr-defined]
+    total = weights = 0.0
+    for row, place in (labels != UNKNOWN).nonzero().tolist():
+        log_p = torch.log_softmax(output.logits[row, place, offers].double(), dim=-1)
+        pull = float(batch.pull[row, place])  # type: ignore[attr-defined]
+        total, weights = total - pull * float(log_p[labels[row, place]]), weights + pull
+    assert float(loss) == pytest.approx(total / weights, rel=1e-4)
+
+
+def test_the_pull_is_strongest_where_a_reply_breaks() -> None:
+    full = VERDICTS.index("full_response")
+    stands = (UNKNOWN, full, full, BROKEN, BROKEN, UNKNOWN)
+    assert pull(stands) == (1.0, 1.0, 1.0, BREAK_WEIGHT, AFTER_WEIGHT, AFTER_WEIGHT)
+    assert pull(stands[:3]) == (1.0, 1.0, 1.0)
+
+
+def test_the_restated_tokens_are_those_of_the_request_up_to_the_break(
+    tokenizer: object, examples: list[Example]
+) -> None:
+    for example, lesson in zip(examples, encode(examples, tokenizer), strict=True):  # type: ignore[arg-type]
+        tokens = zip(lesson.encoded.tokens, lesson.restated, strict=False)
+        text = tokenizer.decode([token for token, restated in tokens if restated])  # type: ignore[attr-defined]
+        right = example.exchange.reply[: example.viable["full_response"]]
+        about = right[example.subject_at :].partition("\n")[0]
+        assert about.startswith(text.strip())
+        if example.verdict == "full_response" and about:
+            assert text.strip() == about
+
+
+def test_the_restatement_loss_is_the_cross_entropy_of_the_restated_tokens(
+    tokenizer: object, examples: list[Example]
+) -> None:
+    batch = batches(encode(examples[:8], tokenizer), 8, 0)(0)  # type: ignore[arg-type]
+    model = build_model(tokenizer, seed=0)  # type: ignore[arg-type]
+    with torch.no_grad():
+        output = model(input_ids=batch.tokens, attention_mask=batch.mask, output_hidden_states=True)
+        loss = restatement_loss(1.0)(Pass(model, batch, output.hidden_states))
     by_hand = [
-        -torch.log_softmax(output.logits[row, place, offers].double(), dim=-1)[labels[row, place]]
-        for row, place in (labels != UNKNOWN).nonzero().tolist()
+        -torch.log_softmax(output.logits[row, place - 1].double(), dim=-1)[batch.tokens[row, place]]
+        for row, place in batch.restated.nonzero().tolist()  # type: ignore[attr-defined]
     ]
     assert float(loss) == pytest.approx(float(torch.stack(by_hand).mean()), rel=1e-4)
 
