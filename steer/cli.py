@@ -168,6 +168,16 @@ def _selection(config: "Config", args: argparse.Namespace) -> None:
         select_strength(*common, settings, config.arms, judge, positions)
 
 
+def _rerouting(config: "Config", args: argparse.Namespace) -> None:
+    from steer.judges.building import build
+    from steer.selection.rerouting import select as select_rerouting
+
+    settings = config.selection.rerouting
+    judge = build(settings.judge, config.judges[settings.judge], Path(config.results), GRAMMAR)
+    files = (args.facts, args.ranking, args.harmful, args.harmless, args.out)
+    select_rerouting(*files, config.models[args.model], settings, judge)
+
+
 def _arms(config: "Config", args: argparse.Namespace) -> None:
     from steer.selection.arms import write_arms
 
@@ -231,7 +241,7 @@ def _config(config: "Config", args: argparse.Namespace) -> None:
 _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
     *("--selection", "--generation", "--agreement", "--record", "--file", "--experts"),
-    *("--recognise", "--control"),
+    *("--recognise", "--control", "--ranking"),
 )
 _PATH_LISTS = ("--activations", "--arms", "--prompt-sets", "--routing", "--models", "--detections", "--pairs")
 
@@ -303,6 +313,12 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
         "choose layer and position, or strength and scope",
         _selection,
         ("--method", "--model", "--facts", "--directions", "--harmful", "--harmless", "--out"),
+        (),
+    ),
+    "rerouting": (
+        "choose how many experts are rerouted",
+        _rerouting,
+        ("--model", "--facts", "--ranking", "--harmful", "--harmless", "--out"),
         (),
     ),
     "arms": ("write the interventions", _arms, ("--facts", "--directions", "--selection", "--out"), ()),

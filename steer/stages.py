@@ -50,6 +50,7 @@ STAGES = {
         "steer.selection.strength",
         ("models.{model}", "contrast", "selection.strength", "arms", "judges.{judge}"),
     ),
+    "rerouting": Stage("steer.selection.rerouting", ("models.{model}", "contrast", "selection.rerouting")),
     "arms": Stage("steer.selection.arms", ("arms",)),
     "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
     "judging": Stage("steer.judging", ("judges.{judge}",)),
@@ -73,9 +74,9 @@ def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[st
 def trigger(stage: str, config: Config, **names: str) -> str:
     """A text that changes when the code or the settings behind a stage do."""
     modules = [STAGES[stage].module]
-    if stage == "strength":
-        names = {**names, "judge": config.selection.strength.judge}
-    if stage in ("judging", "strength"):
+    if stage in ("strength", "rerouting"):
+        names = {**names, "judge": getattr(config.selection, stage).judge}
+    if stage in ("judging", "strength", "rerouting"):
         modules.append(JUDGES[config.judges[names["judge"]].kind])
     code = " ".join(code_digest(module) for module in modules)
     return f"code {code}, settings {digest(settings_of(stage, config, names))}"

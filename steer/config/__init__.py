@@ -12,7 +12,13 @@ from steer.config.parsing import parse
 from steer.config.prompts import ContrastSettings, DownloadSettings, SetSettings
 from steer.config.root import Config
 from steer.config.routing import RoutingContrast, RoutingSettings
-from steer.config.selection import ArditiSettings, CosmicSettings, SelectionSettings, StrengthSettings
+from steer.config.selection import (
+    ArditiSettings,
+    CosmicSettings,
+    RerouteSettings,
+    SelectionSettings,
+    StrengthSettings,
+)
 from steer.config.stages import (
     ActivationSettings,
     DetectionSettings,
@@ -36,6 +42,7 @@ __all__ = [
     "ModelSettings",
     "Name",
     "ReportSettings",
+    "RerouteSettings",
     "RoutingContrast",
     "RoutingSettings",
     "Scope",

@@ -53,7 +53,10 @@ class Config(Settings):
         for contrast in self.contrasts.values():
             _known("set", contrast.sets, self.sets)
         _known("contrast", [self.detection.pairs] if self.detection.pairs else [], self.contrasts)
-        _known("judge", [self.scores.judge, self.selection.strength.judge], self.judges)
+        rerouting = self.selection.rerouting
+        judges = [self.scores.judge, self.selection.strength.judge]
+        judges += [rerouting.judge] if rerouting.ranking in self.contrasts else []
+        _known("judge", judges, self.judges)
         _known("arm", [arm.like for arm in self.arms.values() if arm.like], self.arms)
         _known("arm", ["baseline"], self.arms)
         return self

@@ -42,6 +42,23 @@ class StrengthSettings(Settings):
     judge: Name = Field("truth", description="Judge of the trial replies.")
 
 
+class RerouteSettings(Settings):
+    """Choice of the number of rerouted experts (SteerMoE, arXiv 2509.09660), by judged generation."""
+
+    ranking: Name = Field(
+        "prompt", description="Contrast whose risk differences rank the experts; side 1 is what is refused."
+    )
+    activated: tuple[int, ...] = Field((0, 1, 2, 5), description="Numbers of activated experts tried.")
+    deactivated: tuple[int, ...] = Field(
+        (0, 1, 2, 5, 10), description="Numbers of deactivated experts tried."
+    )
+    prompts: int = Field(32, ge=1, description="Prompts of `val` per class that are answered and judged.")
+    max_new_tokens: int = Field(40, ge=1, description="Length of a trial reply, in tokens.")
+    judge: Name = Field("truth", description="Judge of the trial replies.")
+    non_response: Share = Field(0.1, description="Largest share of incoherent replies of what is chosen.")
+    kl_threshold: float = Field(1.0, gt=0, description="Largest KL on harmless prompts, nats.")
+
+
 class SelectionSettings(Settings):
     """The methods by which an intervention is chosen, all on `val`."""
 
@@ -50,3 +67,4 @@ class SelectionSettings(Settings):
     )
     cosmic: CosmicSettings = Field(CosmicSettings(), description="Cosine scores inside the model.")
     strength: StrengthSettings = Field(StrengthSettings(), description="Judged trial generations.")
+    rerouting: RerouteSettings = Field(RerouteSettings(), description="How many experts are rerouted.")

@@ -26,7 +26,16 @@ def _changed(changes: dict[str, Any]) -> set[str]:
     return {stage for stage in STAGES if before[stage] != after[stage]}
 
 
-MODEL = {"resolve", "activations", "expert_directions", "arditi", "cosmic", "strength", "generation"}
+MODEL = {
+    "rerouting",
+    "resolve",
+    "activations",
+    "expert_directions",
+    "arditi",
+    "cosmic",
+    "strength",
+    "generation",
+}
 MODEL |= {"detection", "decomposition"}
 
 
@@ -53,6 +62,7 @@ MODEL |= {"detection", "decomposition"}
         ({"selection": {"arditi": {"kl_threshold": 9.0}}}, {"arditi"}),
         ({"selection": {"cosmic": {"layers": 0.5}}}, {"cosmic"}),
         ({"selection": {"strength": {"prompts": 5}}}, {"strength"}),
+        ({"selection": {"rerouting": {"activated": [3]}}}, {"rerouting"}),
         ({"arms": {"more": {"operation": "ablate"}}}, {"strength", "arms"}),
         ({"generation": {"max_new_tokens": 9}}, {"generation"}),
         ({"generation": {"sets": ["harmful"]}}, set()),

@@ -36,7 +36,16 @@ def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
     config = load(ROOT / "config.yaml")
     sets, judges = len(config.generation.sets), len(config.judges)
     once = ("download", "compliance", "organism", "judge", "resolve")
-    once += ("directions", "strength", "arms", "scores", "expert_directions", "detection", "decomposition")
+    once += (
+        "directions",
+        "strength",
+        "arms",
+        "scores",
+        "expert_directions",
+        "detection",
+        "decomposition",
+        "rerouting",
+    )
     figures = {f"figure_{name}": 1 for name in registry.figures_of(config)}
     several = {"prompts": len(config.sets), "activations": len(config.sets), "selection": 2}
     several |= {"routing": len(config.contrasts), "sorting": 1}

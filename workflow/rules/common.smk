@@ -121,16 +121,20 @@ def get_figures(wildcards):
 
 
 def get_routing(wildcards):
-    """Every routing table of every model that has experts, and how they sort the experts."""
+    """Every routing table of every model that has experts, and how they sort and reroute the experts."""
     sorted_by = {settings.routing.recognise, settings.routing.control}
     tables = [
         *settings.contrasts,
         *(["experts"] if sorted_by <= {*settings.contrasts} else []),
     ]
+    rerouted = settings.selection.rerouting.ranking in settings.contrasts
     return [
-        f"{settings.results}/{model}/routing/{table}.csv"
+        f"{settings.results}/{model}/{file}"
         for model in with_experts()
-        for table in tables
+        for file in [
+            *(f"routing/{table}.csv" for table in tables),
+            *(["selection/rerouting.csv"] if rerouted else []),
+        ]
     ]
 
 

@@ -74,6 +74,38 @@ rule strength:
         " --out {params.out:q} > {log:q} 2>&1"
 
 
+rule rerouting:
+    input:
+        facts="<results>/{model}/model.json",
+        ranking=f"<results>/{{model}}/routing/{settings.selection.rerouting.ranking}.csv",
+        prompts=get_contrast("<results>/prompts/{set}.jsonl"),
+        judge=get_judge(settings.selection.rerouting.judge),
+    output:
+        table="<results>/{model}/selection/rerouting.csv",
+        choice="<results>/{model}/selection/rerouting.json",
+    log:
+        "<logs>/selection/{model}/rerouting.log",
+    benchmark:
+        "<benchmarks>/selection/{model}/rerouting.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        out=subpath(output.table, strip_suffix=".csv"),
+        trigger=trigger("rerouting", "model"),
+    message:
+        "Choosing how many experts of {wildcards.model} are rerouted"
+    shell:
+        "python -m steer rerouting"
+        " --config {params.config:q}"
+        " --model {wildcards.model:q}"
+        " --facts {input.facts:q}"
+        " --ranking {input.ranking:q}"
+        " --harmful {input.prompts[0]:q}"
+        " --harmless {input.prompts[1]:q}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
 rule arms:
     input:
         facts="<results>/{model}/model.json",

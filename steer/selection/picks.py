@@ -1,0 +1,135 @@
+"""Which experts are activated and deactivated: by a ranking, or at random and from its bottom as controls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from steer.artifacts.routing import Column
+from steer.errors import SteerError
+from steer.models.interventions import Arm, Operation
+
+Expert = tuple[int, int]
+"""Layer and expert."""
+Polarity = Literal["suppress", "induce"]
+NEAREST = 5
+"""Experts of the most similar routing rate, of which a random control draws one."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Experts to activate and to deactivate, the strongest first."""
+
+    activate: tuple[Expert, ...] = ()
+    deactivate: tuple[Expert, ...] = ()
+
+
+def detected(ranking: Mapping[str, Column], polarity: Polarity, activated: int, deactivated: int) -> Pick:
+    """The ends of a ranking (SteerMoE, arXiv 2509.09660, section 3).
+
+    Side 1 of its contrast is the harmful or the refusing one. To suppress refusal the experts of side 2 are
+    activated, the most negative first, and those of side 1 deactivated, the most positive first; to induce
+    it the other way round.
+
+    Raises:
+        SteerError: fewer experts differ in that direction than are asked for.
+    """
+    ends = {sign: _end(ranking, sign) for sign in (1, -1)}
+    wanted = -1 if polarity == "suppress" else 1
+    for sign, count in ((wanted, activated), (-wanted, deactivated)):
+        if count > len(ends[sign]):
+            side = 1 if sign > 0 else 2
+            raise SteerError(
+                f"rerouting of {count} experts",
+                f"the ranking has {len(ends[sign])} experts that side {side} prefers",
+                "ask for fewer experts",
+            )
+    return Pick(tuple(ends[wanted][:activated]), tuple(ends[-wanted][:deactivated]))
+
+
+def _experts(ranking: Mapping[str, Column]) -> list[Expert]:
+    return list(zip(ranking["layer"].tolist(), ranking["expert"].tolist(), strict=True))
+
+
+def _end(ranking: Mapping[str, Column], sign: int) -> list[Expert]:
+    """Experts whose difference has a sign, the largest first; ties in the order of the table."""
+    size = sign * ranking["risk_difference"]
+    experts = _experts(ranking)
+    return [experts[at] for at in np.argsort(-size, kind="stable") if size[at] > 0]
+
+
+def bottom(ranking: Mapping[str, Column], pick: Pick) -> Pick:
+    """As many experts as in `pick`, of the smallest risk differences: activated ones first.
+
+    Raises:
+        SteerError: the ranking has too few experts for that.
+    """
+    size = np.abs(ranking["risk_difference"])
+    order = [at for at in np.argsort(size, kind="stable") if np.isfinite(size[at])]
+    taken = {*pick.activate, *pick.deactivate}
+    free = [expert for expert in map(_experts(ranking).__getitem__, order) if expert not in taken]
+    n, both = len(pick.activate), len(pick.activate) + len(pick.deactivate)
+    if both > len(free):
+        raise _too_few(both, len(free))
+    return Pick(tuple(free[:n]), tuple(free[n:both]))
+
+
+def random_matched(ranking: Mapping[str, Column], pick: Pick, seed: int) -> Pick:
+    """Experts that are routed about as often as those of `pick`, none of them in it, none twice.
+
+    For each picked expert one is drawn among the `NEAREST` of the most similar routing rate (mean over
+    both sides) that are still free.
+
+    Raises:
+        SteerError: the ranking has too few experts for that, or no rates.
+    """
+    rate = (ranking["rate_1"] + ranking["rate_2"]) / 2
+    if not np.isfinite(rate).all():
+        raise SteerError(
+            "random experts matched on routing rate",
+            "the ranking has no routing rates",
+            "use a contrast of this model, or a ranking with counts",
+        )
+    experts = _experts(ranking)
+    rates = dict(zip(experts, rate.tolist(), strict=True))
+    free = [expert for expert in experts if expert not in {*pick.activate, *pick.deactivate}]
+    generator = np.random.default_rng(seed)
+
+    def draw(of: Expert) -> Expert:
+        if not free:
+            raise _too_few(len(pick.activate) + len(pick.deactivate), len(experts))
+        near = sorted(free, key=lambda expert: abs(rates[expert] - rates[of]))[:NEAREST]
+        drawn = near[int(generator.integers(len(near)))]
+        free.remove(drawn)
+        return drawn
+
+    return Pick(tuple(map(draw, pick.activate)), tuple(map(draw, pick.deactivate)))
+
+
+def _too_few(wanted: int, found: int) -> SteerError:
+    return SteerError(
+        f"a control of {wanted} experts", f"only {found} others are there", "reroute fewer experts"
+    )
+
+
+def fits(pick: Pick, experts: int, top_k: int) -> bool:
+    """Whether enough experts are left in every layer for a token to choose `top_k` others."""
+    layers = [layer for layer, _ in pick.deactivate]
+    return all(experts - layers.count(layer) >= top_k for layer in {*layers})
+
+
+def reroute_arm(name: str, pick: Pick) -> Arm:
+    """The arm that reroutes away from and towards the experts of a pick, an operation a layer."""
+    layers = sorted({layer for layer, _ in (*pick.activate, *pick.deactivate)})
+    return Arm(name, tuple(_operation(pick, layer) for layer in layers))
+
+
+def _operation(pick: Pick, layer: int) -> Operation:
+    return Operation(
+        "reroute", layer=layer, activate=_of(pick.activate, layer), deactivate=_of(pick.deactivate, layer)
+    )
+
+
+def _of(experts: Sequence[Expert], layer: int) -> tuple[int, ...]:
+    return tuple(expert for found, expert in experts if found == layer)

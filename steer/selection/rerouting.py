@@ -1,0 +1,225 @@
+"""Choice of the number of experts that are rerouted, by judged generation (SteerMoE, section 4)."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+from steer.artifacts.arms import arm_digest
+from steer.artifacts.facts import ModelFacts
+from steer.artifacts.files import Row, write_csv, write_json
+from steer.artifacts.journal import Journal
+from steer.artifacts.provenance import code_digest, digest, provenance
+from steer.artifacts.routing import read_routing
+from steer.config import ModelSettings, RerouteSettings
+from steer.errors import SteerError
+from steer.judges.verdicts import Exchange, Judge
+from steer.models.batching import by_length
+from steer.models.decoding import generate
+from steer.models.interventions import Arm
+from steer.models.loading import LoadedModel
+from steer.models.scoring import kl_divergence
+from steer.models.study import open_study
+from steer.selection.candidates import Question, digests, next_token_values, val_prompts
+from steer.selection.picks import Expert, Pick, Polarity, detected, fits, reroute_arm
+
+log = logging.getLogger(__name__)
+
+VERDICTS = ("refusal", "full_response", "non_response", "unscored")
+COLUMNS = (
+    *("polarity", "activated", "deactivated", "activate", "deactivate", "set", "n", *VERDICTS),
+    *("kl", "status"),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A number of experts to activate and to deactivate, and the arm that does."""
+
+    polarity: Polarity
+    activated: int
+    deactivated: int
+    pick: Pick
+    arm: Arm
+
+    @property
+    def asked(self) -> str:
+        """Suppressing is tried on harmful prompts, inducing on harmless ones."""
+        return "harmful" if self.polarity == "suppress" else "harmless"
+
+    @property
+    def wanted(self) -> str:
+        """The verdict that rerouting is to bring about."""
+        return "full_response" if self.polarity == "suppress" else "refusal"
+
+
+def select(
+    facts_path: Path,
+    ranking_path: Path,
+    harmful_path: Path,
+    harmless_path: Path,
+    out: Path,
+    model: ModelSettings,
+    settings: RerouteSettings,
+    judge: Judge,
+) -> None:
+    """Try every number of activated and deactivated experts on `val`; write `<out>.csv` and `<out>.json`.
+
+    Of the trials whose text stays coherent (share of `non_response`, KL on harmless prompts) the one with
+    the largest share of the wanted verdict is chosen, in each polarity; ties go to fewer experts, then to
+    the smaller KL. The trial of no experts is in the table for comparison and is never chosen. Where no
+    trial is coherent, the choice is of no experts, and says so.
+
+    Raises:
+        SteerError: an input can't be used, or the model has no MoE layers.
+    """
+    loaded, facts = open_study(facts_path, model)
+    if not facts.moe_layers:
+        raise SteerError(
+            str(facts_path), "is of a model without MoE layers", "leave rerouting to models with experts"
+        )
+    ranking = read_routing(ranking_path)
+    paths = {"harmful": harmful_path, "harmless": harmless_path}
+    questions = {label: val_prompts(loaded, path, settings.prompts) for label, path in paths.items()}
+    trials = [trial for trial in _trials(ranking, settings) if fits(trial.pick, facts.experts, facts.top_k)]
+    with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
+        scored = _scored(loaded, facts, trials, questions, judge, settings, model, journal)
+    rows = [_row(trial, found, settings) for trial, found in zip(trials, scored, strict=True)]
+    choices = {
+        polarity: _choose(polarity, trials, rows, settings) for polarity in dict.fromkeys(_polarities(trials))
+    }
+    inputs = digests(facts, ranking=ranking_path, harmful=harmful_path, harmless=harmless_path)
+    inputs["judge"] = judge.version
+    origin = provenance("steer.selection.rerouting", settings.model_dump(mode="json"), inputs)
+    write_csv(out.with_suffix(".csv"), rows, COLUMNS)
+    record = {"ranking": settings.ranking, "choices": choices, "provenance": origin}
+    write_json(out.with_suffix(".json"), record)
+
+
+def _polarities(trials: Sequence[Trial]) -> list[Polarity]:
+    return [trial.polarity for trial in trials]
+
+
+def _trials(ranking: Any, settings: RerouteSettings) -> Iterator[Trial]:
+    """The grid in both polarities, without numbers that the ranking does not have experts for."""
+    grid = list(product(sorted({0, *settings.activated}), sorted({0, *settings.deactivated})))
+    for polarity in get_args(Polarity):
+        for activated, deactivated in grid:
+            try:
+                pick = detected(ranking, polarity, activated, deactivated)
+            except SteerError as error:
+                log.info("%s, %d and %d experts: %s", polarity, activated, deactivated, error.cause)
+                continue
+            arm = reroute_arm(f"{polarity} {activated} {deactivated}", pick)
+            yield Trial(polarity, activated, deactivated, pick, arm)
+
+
+def _scored(
+    loaded: LoadedModel,
+    facts: ModelFacts,
+    trials: Sequence[Trial],
+    questions: dict[str, list[Question]],
+    judge: Judge,
+    settings: RerouteSettings,
+    model: ModelSettings,
+    journal: Journal,
+) -> list[Row]:
+    """Verdicts and KL of every trial; a trial is a group of batches of its own, and kept when finished."""
+    texts = {label: [[q.id, q.text] for q in asked] for label, asked in questions.items()}
+    common = [facts.digest, judge.version, settings.max_new_tokens, model.batch_size, model.threads, texts]
+    code = code_digest(__name__)
+    found = []
+    for trial in trials:
+        key = digest([common, code, trial.polarity, arm_digest(trial.arm)])
+        if key not in journal:
+            asked = questions[trial.asked]
+            verdicts = _verdicts(loaded, trial.arm, asked, judge, settings.max_new_tokens, model.batch_size)
+            counts = {name: verdicts.count(name) for name in VERDICTS}
+            kl = harmless_kl(loaded, trial.arm, questions["harmless"], model.batch_size)
+            journal.add_many([(key, {"n": len(verdicts), **counts, "kl": kl})])
+        found.append(journal.get(key))
+    return found
+
+
+def _verdicts(
+    loaded: LoadedModel, arm: Arm, asked: Sequence[Question], judge: Judge, limit: int, batch_size: int
+) -> list[str]:
+    verdicts: list[str] = []
+    for rows in by_length([len(q.tokens) for q in asked], [q.id for q in asked], batch_size):
+        replies = generate(loaded, [asked[row].tokens for row in rows], [arm] * len(rows), limit)
+        exchanges = [Exchange(asked[row].text, reply.text) for row, reply in zip(rows, replies, strict=True)]
+        verdicts += [judgement.verdict for judgement in judge.judge(exchanges)]
+    return verdicts
+
+
+def harmless_kl(loaded: LoadedModel, arm: Arm, asked: Sequence[Question], batch_size: int) -> float:
+    """Mean KL of the first reply token's distribution to the unsteered one, nats, over harmless prompts."""
+    total = 0.0
+    for rows in by_length([len(q.tokens) for q in asked], [q.id for q in asked], batch_size):
+        group = [asked[row] for row in rows]
+        baseline = loaded.next_token_logits(loaded.batch([question.tokens for question in group]))
+        found = next_token_values(
+            loaded,
+            [(arm, question) for question in group],
+            len(group),
+            lambda logits, at, plain=baseline: kl_divergence(plain[list(at)], logits),  # type: ignore[misc]
+        )
+        total += float(found.sum())
+    return total / len(asked)
+
+
+def _row(trial: Trial, found: Row, settings: RerouteSettings) -> Row:
+    return {
+        "polarity": trial.polarity,
+        "activated": trial.activated,
+        "deactivated": trial.deactivated,
+        "activate": _spelt(trial.pick.activate),
+        "deactivate": _spelt(trial.pick.deactivate),
+        "set": trial.asked,
+        **found,
+        "status": _status(trial, found, settings),
+    }
+
+
+def _spelt(experts: Sequence[Expert]) -> str:
+    return " ".join(f"{layer}:{expert}" for layer, expert in experts)
+
+
+def _status(trial: Trial, found: Row, settings: RerouteSettings) -> str:
+    if not trial.arm.operations:
+        return "unsteered"
+    if found["non_response"] > settings.non_response * found["n"]:
+        return "incoherent"
+    return "kept" if found["kl"] <= settings.kl_threshold else "KL above threshold"
+
+
+def _choose(
+    polarity: Polarity, trials: Sequence[Trial], rows: Sequence[Row], settings: RerouteSettings
+) -> dict[str, Any]:
+    """Mark and return the best coherent trial of a polarity."""
+    mine = [(trial, row) for trial, row in zip(trials, rows, strict=True) if trial.polarity == polarity]
+    kept = [(trial, row) for trial, row in mine if row["status"] == "kept"]
+    if not kept:
+        why = (
+            f"no number of experts leaves text within {settings.non_response:g} of non_response and KL"
+            f" {settings.kl_threshold:g}"
+        )
+        log.warning("%s: %s", polarity, why)
+        return {"activated": 0, "deactivated": 0, "activate": [], "deactivate": [], "why": why}
+    trial, row = min(kept, key=lambda one: (-one[1][one[0].wanted], _size(one[0]), one[1]["kl"]))
+    row["status"] = "chosen"
+    why = f"{row[trial.wanted]} of {row['n']} {trial.wanted} on val, KL {row['kl']:.3g} on harmless prompts"
+    log.info("%s: %d activated, %d deactivated: %s", polarity, trial.activated, trial.deactivated, why)
+    return {
+        "activated": trial.activated,
+        "deactivated": trial.deactivated,
+        "activate": [list(expert) for expert in trial.pick.activate],
+        "deactivate": [list(expert) for expert in trial.pick.deactivate],
+        "why": why,
+    }
+
+
+def _size(trial: Trial) -> int:
+    return trial.activated + trial.deactivated

@@ -1,0 +1,131 @@
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steer.artifacts.facts import write_facts
+from steer.artifacts.routing import write_routing
+from steer.config import RerouteSettings
+from steer.errors import SteerError
+from steer.judges.verdicts import Exchange
+from steer.models.decoding import generate
+from steer.models.interventions import Arm
+from steer.models.loading import LoadedModel
+from steer.selection.picks import detected, reroute_arm
+from steer.selection.rerouting import VERDICTS, select
+from tests.oracles import forward
+from tests.study import Study, make_study, prompts_of
+from tests.tiny import EXPERTS, LAYERS
+from tests.unit.test_selection_strength import Always, Bytes
+
+Tiny = Callable[[str], LoadedModel]
+GRID = RerouteSettings(
+    activated=(1,), deactivated=(2, 40), prompts=3, max_new_tokens=4, non_response=1.0, kl_threshold=1e6
+)
+
+
+@pytest.fixture
+def study(tiny: Tiny, tmp_path: Path) -> Study:
+    study = make_study(tmp_path, tiny("olmoe"))
+    _write_ranking(study)
+    return study
+
+
+def _write_ranking(study: Study) -> dict[str, Any]:
+    differences = np.random.default_rng(0).normal(size=LAYERS * EXPERTS)
+    place = np.divmod(np.arange(LAYERS * EXPERTS), EXPERTS)
+    columns = {"layer": place[0], "expert": place[1], "risk_difference": differences}
+    write_routing(study.path("prompt.csv"), columns)
+    return columns
+
+
+def _select(study: Study, judge: Any, settings: RerouteSettings = GRID) -> tuple[list[dict[str, str]], Any]:
+    facts, _, harmful, harmless = study.inputs
+    files = (facts, study.path("prompt.csv"), harmful, harmless, study.path("rerouting"))
+    select(*files, study.settings, settings, judge)
+    with study.path("rerouting.csv").open() as stream:
+        return list(csv.DictReader(stream)), json.loads(study.path("rerouting.json").read_text())["choices"]
+
+
+def test_counts_and_kl_are_those_of_one_prompt_at_a_time(study: Study) -> None:
+    rows, _ = _select(study, Bytes())
+    # 40 experts are more than the ranking has on a side.
+    assert [(r["polarity"], r["activated"], r["deactivated"]) for r in rows] == [
+        (polarity, a, d) for polarity in ("suppress", "induce") for a in "01" for d in "02"
+    ]
+    ranking = _write_ranking(study)
+    for row in rows:
+        pick = detected(ranking, row["polarity"], int(row["activated"]), int(row["deactivated"]))  # type: ignore[arg-type]
+        arm = reroute_arm("r", pick)
+        prompts = _asked(row["set"])
+        verdicts = []
+        for prompt in prompts:
+            reply = generate(study.loaded, [study.loaded.encode(prompt.text)], [arm], GRID.max_new_tokens)[0]
+            verdicts.append(Bytes().verdict(Exchange(prompt.text, reply.text)))
+        assert [int(row[name]) for name in VERDICTS] == [verdicts.count(name) for name in VERDICTS]
+        divergences = []
+        for prompt in _asked("harmless"):
+            ids = study.loaded.encode(prompt.text)
+            plain, steered = (
+                generate(study.loaded, [ids], [one], 1)[0].first_token_logits for one in (Arm(""), arm)
+            )
+            divergences.append(forward.kl(plain, steered))
+        assert float(row["kl"]) == pytest.approx(np.mean(divergences), rel=1e-4, abs=1e-6)
+    assert len({row["kl"] for row in rows}) > 4
+
+
+def _asked(label: str) -> list[Any]:
+    rows = [prompt for prompt in prompts_of(label, 12) if prompt.split == "val"]  # type: ignore[arg-type]
+    return sorted(rows, key=lambda prompt: prompt.id)[: GRID.prompts]
+
+
+def test_no_experts_are_never_chosen_and_fewer_win_a_tie(study: Study) -> None:
+    rows, choices = _select(study, Always("refusal"))
+    assert [row["status"] for row in rows if row["activated"] == row["deactivated"] == "0"] == [
+        "unsteered"
+    ] * 2
+    for polarity, choice in choices.items():
+        assert (choice["activated"], choice["deactivated"]) == (1, 0)
+        chosen = [row for row in rows if row["status"] == "chosen" and row["polarity"] == polarity]
+        assert [row["activate"] for row in chosen] == ["{}:{}".format(*choice["activate"][0])]
+    assert choices["induce"]["why"].startswith("3 of 3 refusal on val")
+    assert choices["suppress"]["why"].startswith("0 of 3 full_response on val")
+
+
+@pytest.mark.parametrize(
+    ("judge", "changes", "status"),
+    [
+        (Always("non_response"), {"non_response": 0.1}, "incoherent"),
+        (Always("refusal"), {"kl_threshold": 1e-9}, "KL above threshold"),
+    ],
+)
+def test_where_nothing_is_coherent_no_experts_are_chosen_and_the_record_says_so(
+    study: Study, judge: Any, changes: dict[str, float], status: str
+) -> None:
+    rows, choices = _select(study, judge, GRID.model_copy(update=changes))
+    assert {row["status"] for row in rows} == {"unsteered", status}
+    for choice in choices.values():
+        assert choice["activate"] == choice["deactivate"] == []
+        assert choice["why"].startswith("no number of experts leaves text within")
+
+
+def test_finished_trials_are_kept_and_give_the_same_bytes(study: Study) -> None:
+    judge = Bytes()
+    _select(study, judge)
+    first, asked = study.path("rerouting.csv").read_bytes(), len(judge.asked)
+    _select(study, judge)
+    assert len(judge.asked) == asked
+    assert study.path("rerouting.csv").read_bytes() == first
+
+
+def test_a_dense_model_can_not_be_rerouted(tiny: Tiny, tmp_path: Path) -> None:
+    study = make_study(tmp_path, tiny("llama"))
+    write_facts(study.path("model.json"), replace(study.facts, moe_layers=()), {})
+    _write_ranking(study)
+    with pytest.raises(SteerError, match="without MoE layers"):
+        _select(study, Bytes())
