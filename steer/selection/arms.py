@@ -13,6 +13,7 @@ from steer.config import ArmSettings
 from steer.models.interventions import Arm
 from steer.selection.candidates import Directions, digests, read_directions
 from steer.selection.making import Dose, make_arm
+from steer.selection.rerouted import rerouted_arm
 from steer.selection.strength import best_places, is_tuned
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ def write_arms(
     directions = read_directions(directions_path, facts, positions)
     choices = read_json(selection / "strength.json")["choices"]
     inputs = digests(facts, directions=directions_path, strength=selection / "strength.json")
+    if any(settings.operation == "reroute" for settings in arms.values()):
+        inputs |= digests(facts, rerouting=selection / "rerouting.json")
     for name, settings in arms.items():
         arm = _arm(name, arms, directions, choices, selection)
         origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs)
@@ -71,6 +74,8 @@ def _arm(
     settings = arms[name]
     if settings.operation == "none":
         return Arm(name)
+    if settings.operation == "reroute":
+        return rerouted_arm(name, settings, selection)
     source = settings.like or name
     dose = _dose(source, arms[source], choices, selection)
     return make_arm(name, settings, directions, dose, best_places(arms[source], selection))

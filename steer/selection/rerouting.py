@@ -70,7 +70,7 @@ def select(
     Of the trials whose text stays coherent (share of `non_response`, KL on harmless prompts) the one with
     the largest share of the wanted verdict is chosen, in each polarity; ties go to fewer experts, then to
     the smaller KL. The trial of no experts is in the table for comparison and is never chosen. Where no
-    trial is coherent, the choice is of no experts, and says so.
+    trial is coherent, the one with the fewest incoherent replies is, and the choice says so.
 
     Raises:
         SteerError: an input can't be used, or the model has no MoE layers.
@@ -87,9 +87,7 @@ def select(
     with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
         scored = _scored(loaded, facts, trials, questions, judge, settings, model, journal)
     rows = [_row(trial, found, settings) for trial, found in zip(trials, scored, strict=True)]
-    choices = {
-        polarity: _choose(polarity, trials, rows, settings) for polarity in dict.fromkeys(_polarities(trials))
-    }
+    choices = {polarity: _choose(polarity, trials, rows) for polarity in dict.fromkeys(_polarities(trials))}
     inputs = digests(facts, ranking=ranking_path, harmful=harmful_path, harmless=harmless_path)
     inputs["judge"] = judge.version
     origin = provenance("steer.selection.rerouting", settings.model_dump(mode="json"), inputs)
@@ -195,22 +193,25 @@ def _status(trial: Trial, found: Row, settings: RerouteSettings) -> str:
     return "kept" if found["kl"] <= settings.kl_threshold else "KL above threshold"
 
 
-def _choose(
-    polarity: Polarity, trials: Sequence[Trial], rows: Sequence[Row], settings: RerouteSettings
-) -> dict[str, Any]:
-    """Mark and return the best coherent trial of a polarity."""
+def _choose(polarity: Polarity, trials: Sequence[Trial], rows: Sequence[Row]) -> dict[str, Any]:
+    """Mark and return the best coherent trial of a polarity; without one, the nearest.
+
+    Raises:
+        SteerError: there is no trial of any experts.
+    """
     mine = [(trial, row) for trial, row in zip(trials, rows, strict=True) if trial.polarity == polarity]
     kept = [(trial, row) for trial, row in mine if row["status"] == "kept"]
-    if not kept:
-        why = (
-            f"no number of experts leaves text within {settings.non_response:g} of non_response and KL"
-            f" {settings.kl_threshold:g}"
-        )
-        log.warning("%s: %s", polarity, why)
-        return {"activated": 0, "deactivated": 0, "activate": [], "deactivate": [], "why": why}
-    trial, row = min(kept, key=lambda one: (-one[1][one[0].wanted], _size(one[0]), one[1]["kl"]))
-    row["status"] = "chosen"
-    why = f"{row[trial.wanted]} of {row['n']} {trial.wanted} on val, KL {row['kl']:.3g} on harmless prompts"
+    steered = [one for one in mine if one[1]["status"] != "unsteered"]
+    if not steered:
+        cause = f"the ranking has no experts for any number of `selection.rerouting` that could {polarity}"
+        raise SteerError("rerouting", cause, "use another `ranking`, or smaller numbers")
+    if kept:
+        trial, row = min(kept, key=lambda one: (-one[1][one[0].wanted], _size(one[0]), one[1]["kl"]))
+        row["status"] = "chosen"
+    else:
+        trial, row = min(steered, key=lambda one: (one[1]["non_response"], one[1]["kl"], _size(one[0])))
+    found = f"{row[trial.wanted]} of {row['n']} {trial.wanted} on val, KL {row['kl']:.3g} on harmless prompts"
+    why = found if kept else f"{row['status']}, as all are, {row['non_response']} non_response; {found}"
     log.info("%s: %d activated, %d deactivated: %s", polarity, trial.activated, trial.deactivated, why)
     return {
         "activated": trial.activated,

@@ -49,7 +49,7 @@ class Trial:
 
 def is_tuned(settings: ArmSettings) -> bool:
     """Whether an arm's dose is found here, not given or copied."""
-    return settings.operation != "none" and settings.tuned and settings.like is None
+    return settings.operation not in ("none", "reroute") and settings.tuned and settings.like is None
 
 
 def _doses(settings: ArmSettings, best: Sequence[tuple[int, int]], grid: StrengthSettings) -> Iterator[Dose]:

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from steer.artifacts.facts import write_facts
-from steer.artifacts.routing import write_routing
-from steer.config import RerouteSettings
+from steer.artifacts.files import write_json
+from steer.artifacts.routing import read_routing, write_routing
+from steer.config import ArmSettings, RerouteSettings
 from steer.errors import SteerError
 from steer.judges.verdicts import Exchange
 from steer.models.decoding import generate
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
-from steer.selection.picks import detected, reroute_arm
+from steer.selection.picks import bottom, detected, random_matched, reroute_arm
+from steer.selection.rerouted import rerouted_arm
 from steer.selection.rerouting import VERDICTS, select
 from tests.oracles import forward
 from tests.study import Study, make_study, prompts_of
@@ -104,14 +106,14 @@ def test_no_experts_are_never_chosen_and_fewer_win_a_tie(study: Study) -> None:
         (Always("refusal"), {"kl_threshold": 1e-9}, "KL above threshold"),
     ],
 )
-def test_where_nothing_is_coherent_no_experts_are_chosen_and_the_record_says_so(
+def test_where_nothing_is_coherent_the_nearest_is_chosen_and_the_record_says_so(
     study: Study, judge: Any, changes: dict[str, float], status: str
 ) -> None:
     rows, choices = _select(study, judge, GRID.model_copy(update=changes))
     assert {row["status"] for row in rows} == {"unsteered", status}
     for choice in choices.values():
-        assert choice["activate"] == choice["deactivate"] == []
-        assert choice["why"].startswith("no number of experts leaves text within")
+        assert choice["activated"] + choice["deactivated"] > 0
+        assert choice["why"].startswith(f"{status}, as all are, ")
 
 
 def test_finished_trials_are_kept_and_give_the_same_bytes(study: Study) -> None:
@@ -129,3 +131,46 @@ def test_a_dense_model_can_not_be_rerouted(tiny: Tiny, tmp_path: Path) -> None:
     _write_ranking(study)
     with pytest.raises(SteerError, match="without MoE layers"):
         _select(study, Bytes())
+
+
+def _choice(folder: Path, ranking: dict[str, Any]) -> Path:
+    selection = folder / "selection"
+    choices = {"suppress": {"activated": 1, "deactivated": 2}, "induce": {"activated": 0, "deactivated": 0}}
+    write_json(selection / "rerouting.json", {"ranking": "prompt", "choices": choices})
+    write_routing(folder / "routing" / "prompt.csv", ranking)
+    return selection
+
+
+def test_arms_take_the_chosen_or_given_number_of_experts_and_controls_as_many(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    place = np.divmod(np.arange(32), 8)
+    rates = {f"rate_{side}": rng.random(32) for side in (1, 2)}
+    differences = rates["rate_1"] - rates["rate_2"]
+    ranking = {"layer": place[0], "expert": place[1], **rates, "risk_difference": differences}
+    selection = _choice(tmp_path, ranking)
+    stored = read_routing(tmp_path / "routing" / "prompt.csv")
+
+    def made(**settings: Any) -> Arm:
+        return rerouted_arm("r", ArmSettings(operation="reroute", **settings), selection)
+
+    pick = detected(stored, "suppress", 1, 2)
+    assert made() == reroute_arm("r", pick)
+    assert made(experts="bottom") == reroute_arm("r", bottom(stored, pick))
+    assert made(experts="random", seed=4) == reroute_arm("r", random_matched(stored, pick, 4))
+    assert made(polarity="induce", activated=3) == reroute_arm("r", detected(stored, "induce", 3, 0))
+    with pytest.raises(SteerError, match="arm `r`: reroutes no experts"):
+        made(polarity="induce")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"operation": "add", "activated": 2}, "are for `reroute`"),
+        ({"operation": "add", "experts": "random"}, "are for `reroute`"),
+        ({"operation": "reroute", "layer": 2}, "`reroute` has no layer"),
+        ({"operation": "reroute", "like": "add"}, "`reroute` has no like"),
+    ],
+)
+def test_settings_that_do_not_go_with_rerouting_are_errors(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ArmSettings(**settings)

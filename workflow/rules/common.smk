@@ -76,6 +76,15 @@ def get_ranking(wildcards):
     return settings.contrasts[wildcards.contrast].ranking or []
 
 
+def get_rerouting(wildcards):
+    """The choice of experts and its ranking, where an arm reroutes."""
+    if not any(arm.operation == "reroute" for arm in settings.arms.values()):
+        return []
+    folder = f"{settings.results}/{wildcards.model}"
+    ranking = settings.selection.rerouting.ranking
+    return [f"{folder}/selection/rerouting.json", f"{folder}/routing/{ranking}.csv"]
+
+
 def get_checkpoint(wildcards):
     """The checkpoint of a model: trained by the flow, or a folder of the user's."""
     model = settings.models[wildcards.model]

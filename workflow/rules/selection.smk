@@ -111,6 +111,7 @@ rule arms:
         facts="<results>/{model}/model.json",
         directions="<results>/{model}/directions/refusal.safetensors",
         strength="<results>/{model}/selection/strength.json",
+        rerouting=get_rerouting,
     output:
         expand("<results>/{{model}}/arms/{arm}.safetensors", arm=settings.arms),
     log:
