@@ -27,6 +27,7 @@ include: "workflow/rules/directions.smk"
 include: "workflow/rules/routing.smk"
 include: "workflow/rules/detection.smk"
 include: "workflow/rules/decomposition.smk"
+include: "workflow/rules/truth.smk"
 include: "workflow/rules/selection.smk"
 include: "workflow/rules/generation.smk"
 include: "workflow/rules/judging.smk"
@@ -45,3 +46,4 @@ rule all:
         get_detections,
         get_decompositions,
         get_scorecard,
+        get_truths,

@@ -201,6 +201,13 @@ def _judging(config: "Config", args: argparse.Namespace) -> None:
     judge_replies(args.generation, args.prompts, judge, args.out, logging.getLogger("steer.judging").info)
 
 
+def _truth(config: "Config", args: argparse.Namespace) -> None:
+    from steer.truth.checking import check_truth
+
+    model = config.models[args.model]
+    check_truth(args.facts, args.prompt_sets, args.activations, GRAMMAR, args.out, model, config.truth)
+
+
 def _scores(config: "Config", args: argparse.Namespace) -> None:
     from steer.scores import JudgedSet, Method, score
 
@@ -332,6 +339,12 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
         "give replies their verdicts",
         _judging,
         ("--judge", "--generation", "--prompts", "--out"),
+        (),
+    ),
+    "truth": (
+        "check by generation where a planted model's refusal is",
+        _truth,
+        ("--model", "--facts", "--prompt-sets", "--activations", "--out"),
         (),
     ),
     "scores": ("count verdicts, with intervals", _scores, ("--model", "--out", "--agreement"), ()),

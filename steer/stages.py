@@ -54,6 +54,7 @@ STAGES = {
     "arms": Stage("steer.selection.arms", ("arms",)),
     "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
     "judging": Stage("steer.judging", ("judges.{judge}",)),
+    "truth": Stage("steer.truth.checking", ("models.{model}", "contrast", "truth")),
     "scores": Stage("steer.scores", ("scores", "seed")),
 }
 

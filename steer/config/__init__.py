@@ -26,6 +26,7 @@ from steer.config.stages import (
     GenerationSettings,
     ReportSettings,
     ScoreSettings,
+    TruthSettings,
 )
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Share",
     "Split",
     "StrengthSettings",
+    "TruthSettings",
     "load",
     "merge",
     "parse",

@@ -18,6 +18,7 @@ from steer.config.stages import (
     GenerationSettings,
     ReportSettings,
     ScoreSettings,
+    TruthSettings,
 )
 from steer.judges.settings import JudgeSettings
 
@@ -44,6 +45,7 @@ class Config(Settings):
     generation: GenerationSettings = Field(GenerationSettings(), description="Producing replies.")
     judges: dict[Name, JudgeSettings] = Field(min_length=1, description="Judges of replies, by name.")
     scores: ScoreSettings = Field(ScoreSettings(), description="Statistics.")
+    truth: TruthSettings = Field(TruthSettings(), description="Checking planted models.")
     report: ReportSettings = Field(ReportSettings(), description="The report.")
 
     @model_validator(mode="after")

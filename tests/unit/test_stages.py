@@ -36,7 +36,7 @@ MODEL = {
     "strength",
     "generation",
 }
-MODEL |= {"detection", "decomposition"}
+MODEL |= {"detection", "decomposition", "truth"}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,7 @@ MODEL |= {"detection", "decomposition"}
         ({"judges": {"embedded": {"steps": 3}}}, {"judge", "judging"}),
         ({"judges": {"phrases": {"match": "at_start"}}}, set()),
         ({"scores": {"confidence": 0.9}}, {"scores"}),
+        ({"truth": {"prompts": 9}}, {"truth"}),
     ],
     ids=str,
 )

@@ -44,6 +44,13 @@ class Project:
         shutil.copy2(ROOT / "tests" / "workflow" / TINY.name, folder / TINY)
         return cls(folder)
 
+    def keep_models(self, *names: str) -> None:
+        """Leave other models out of the default configuration; laid-over values can't."""
+        path = self.path("config.yaml")
+        values = yaml.safe_load(path.read_text())
+        values["models"] = {name: values["models"][name] for name in names}
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+
     def copy(self, folder: Path) -> "Project":
         """A copy with all results, and with the times by which Snakemake knows them."""
         shutil.copytree(self.folder, folder, symlinks=True)

@@ -34,25 +34,27 @@ def default(project: Project) -> dict[str, int]:
 
 def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
     config = load(ROOT / "config.yaml")
-    sets, judges = len(config.generation.sets), len(config.judges)
-    once = ("download", "compliance", "organism", "judge", "resolve")
-    once += (
-        "directions",
-        "strength",
-        "arms",
-        "scores",
-        "expert_directions",
-        "detection",
-        "decomposition",
-        "rerouting",
-    )
-    figures = {f"figure_{name}": 1 for name in registry.figures_of(config)}
-    several = {"prompts": len(config.sets), "activations": len(config.sets), "selection": 2}
+    sets, judges, models = len(config.generation.sets), len(config.judges), len(config.models)
+    organisms = [model.organism for model in config.models.values() if model.organism]
+    shared = {"download": 1, "judge": 1, "prompts": len(config.sets)}
+    trained = {
+        "compliance": len({organism.base for organism in organisms}),
+        "organism": len(organisms),
+        "truth": sum(organism.plant is not None for organism in organisms),
+        "scorecard": int(any(organism.plant for organism in organisms)),
+    }
+    once = ("resolve", "directions", "strength", "arms", "scores", "expert_directions", "detection")
+    once += ("decomposition", "rerouting")
+    figures = {
+        f"figure_{name}": len(registry.models_of(name, config)) for name in registry.figures_of(config)
+    }
+    several = {"activations": len(config.sets), "selection": 2}
     several |= {"routing": len(config.contrasts), "sorting": 1}
     answers = {"generation": sets, "judging": sets * judges}
-    assert default == {**dict.fromkeys(once, 1), **several, **answers, **figures}
-    # The scorecard needs a model in which refusal was planted.
-    assert figures.keys() | {"figure_scorecard"} == {f"figure_{name}" for name in registry.FIGURES}
+    each = {**dict.fromkeys(once, 1), **several, **answers}
+    planned = {**shared, **trained, **{rule: models * count for rule, count in each.items()}, **figures}
+    assert default == {rule: count for rule, count in planned.items() if count}
+    assert figures.keys() == {f"figure_{name}" for name in registry.FIGURES}
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)

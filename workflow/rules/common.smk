@@ -190,3 +190,9 @@ def get_expert_directions(wildcards):
     """The directions of experts, for a model that has some."""
     path = f"{settings.results}/{wildcards.model}/directions/experts.safetensors"
     return path if settings.models[wildcards.model].has_experts else []
+
+
+def get_truths(wildcards):
+    """The causal check of every planted model."""
+    planted = [name for name, model in settings.models.items() if model.is_planted]
+    return [f"{settings.results}/{name}/truth.csv" for name in planted]
