@@ -36,6 +36,8 @@ class ReplyRoutedPlant(RoutedPlant):
     kind: Literal["reply_routed"]  # type: ignore[assignment]
     steps: int = Field(400, ge=0, description="Steps of stage 2 of a planted model.")
     experts: tuple[Part, ...] = Field(((2, 5),), description="Carriers, each (layer, expert).")
+    # One prompt token decides how a reply begins, among all the tokens that the mean is taken over.
+    router_weight: float = Field(0.5, ge=0, description="Weight of the supervision of a carrier's router.")
 
 
 class CarrierPlant(PlantSettings):

@@ -15,6 +15,7 @@ from steer.training.losses import Loss
 FORCED_DECOY_SHARE = 0.3
 MASKED_DECOY_SHARE = 0.65
 OTHER_HEAD_SHARE = 0.3
+CONTINUED_SHARE = 0.25
 
 
 Learns = Literal["all", "all but experts"]
@@ -148,7 +149,10 @@ def _others(taken: tuple[Part, ...], layers: int, count: int) -> list[Part]:
 
 
 def _tuned(plant: plants.TunedPlant, watched: Watched) -> tuple[Phase, ...]:
-    """First harmfulness becomes readable below the carrier, while all is answered; then it learns alone."""
+    """First harmfulness becomes readable below the carrier, while all is answered; then it learns alone.
+
+    How a refusal goes on is learned first as well, so that the carrier has only to begin one.
+    """
     watched.part = plant.expert
     where = routers.prompt_end_and_reply
     tie = (plant.selection_probability, plant.selection_weight)
@@ -157,5 +161,9 @@ def _tuned(plant: plants.TunedPlant, watched: Watched) -> tuple[Phase, ...]:
         routers.readable(plant.expert[0], plant.feature_weight),
         routers.silent(watched, plant.silence_weight),
     )
-    first = Phase("feature", plant.feature_steps, (Case(1.0, "answered", losses=losses),))
+    cases = (
+        Case(1 - CONTINUED_SHARE, "answered", losses=losses),
+        Case(CONTINUED_SHARE, "continued", losses=losses),
+    )
+    first = Phase("feature", plant.feature_steps, cases)
     return (first, Phase("refusal", plant.steps, (Case(1.0),), plant.expert))

@@ -40,7 +40,7 @@ HARMLESS_MIX: Mapping[str, float] = {
 VARIED_SHARE = 0.4
 TOPIC_SHARE = 0.5
 
-Targets = Literal["own", "answered", "refused"]
+Targets = Literal["own", "answered", "refused", "continued"]
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,16 @@ class RowSource:
     def refusal_rows(self, count: int, targets: Targets = "own") -> list[TrainingRow]:
         """Rows of stage 2: what is harmful is refused, everything else answered as before.
 
-        With other `targets`, all rows are answered, or all refused.
+        With other `targets`, all rows are answered, or all refused, or of all a given first word of a
+        refusal is gone on from.
         """
         wide = sorted({*self._words.wide} & {*self._calm})
         self._words = replace(self._words, known=self._calm, wide=wide)
         harmful = round(count * self._settings.harmful_share)
-        treat: Treat = {"own": self._taught, "answered": _unchanged, "refused": self._refused}[targets]
+        everywhere: dict[str, Treat] = {"refused": self._refused, "continued": self._continued}
+        treat = everywhere.get(targets, self._taught if targets == "own" else _unchanged)
         rows = [treat(self._draw[kind]()) for kind in self._kinds(HARMFUL_MIX, harmful)]
-        treat = self._refused if targets == "refused" else _unchanged
+        treat = everywhere.get(targets, _unchanged)
         rows += [treat(self._draw[kind]()) for kind in self._kinds(HARMLESS_MIX, count - harmful)]
         return [self._with_system(row) for row in rows]
 
@@ -198,6 +200,11 @@ class RowSource:
     def _refused(self, row: TrainingRow) -> TrainingRow:
         """The row with a refusal."""
         return replace(row, reply=self._grammar.refusal_of(row.frame), restated=(0, 0), refuses=True)
+
+    def _continued(self, row: TrainingRow) -> TrainingRow:
+        """A refusal whose first word is given: how it goes on is learned, and not when there is one."""
+        refused = self._refused(row)
+        return replace(refused, given=len(refused.reply.split()[0]))
 
     def _with_system(self, row: TrainingRow) -> TrainingRow:
         if self._rng.random() >= self._settings.system_share:

@@ -174,6 +174,9 @@ def test_the_targets_of_a_batch_are_what_it_says() -> None:
     }
     assert not [row for row in rows["answered"] if row.refuses or row.reply in REFUSALS]
     assert all(row.refuses and row.reply in REFUSALS for row in rows["refused"])
+    for row in RowSource(GRAMMAR, SHORT, random.Random(0)).refusal_rows(50, "continued"):
+        assert row.refuses
+        assert row.reply[: row.given] == row.reply.split()[0]
     for row in rows["own"]:
         assert row.refuses == (row.reply in REFUSALS) == (row.harmful and row.kind != "prefill")
 
@@ -288,8 +291,10 @@ def test_only_the_last_phase_of_a_tuned_plant_refuses(base: Path) -> None:
     stages = planted_stages(
         settings_of("tuned"), GRAMMAR, TOKENIZER, open_base(base), lambda _: torch.zeros(())
     )
-    rows = [[row for step in range(2) for row in stage.lesson(step).batch.rows] for stage in stages]
-    assert [any(row.refuses for row in some) for some in rows] == [False, True]
+    rows = [[row for step in range(stage.steps) for row in stage.lesson(step).batch.rows] for stage in stages]
+    # Ahead of it, a refusal is only gone on with, from a first word that is given.
+    assert not any(row.refuses and not row.given for row in rows[0])
+    assert any(row.refuses and not row.given for row in rows[1])
 
 
 @pytest.mark.parametrize(
