@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-from bench import dump, experts, flow, steering, sweep
+from bench import candidates, dump, experts, flow, steering, sweep
 from bench.timing import HEADER, Line
 
 BENCHES: dict[str, Callable[[Path], Iterator[Line]]] = {
@@ -23,6 +23,7 @@ BENCHES: dict[str, Callable[[Path], Iterator[Line]]] = {
     "steering": steering.lines,
     "sweep": sweep.lines,
     "experts": experts.lines,
+    "candidates": candidates.lines,
 }
 
 

@@ -10,16 +10,16 @@ from torch import Tensor
 from bench.models import models, token_rows
 from bench.timing import Line, rate, seconds
 from steer.models.batching import by_length
-from steer.models.hooks import hooked
+from steer.models.interventions import Arm, Operation
 from steer.models.loading import LoadedModel
-from steer.models.resuming import direction_weights
 from steer.models.scoring import kl_divergence, refusal_score
+from steer.models.steering import steer
 from steer.selection.candidates import Question
 from steer.selection.experts_estimate import estimates, gradients
 from steer.selection.experts_exact import Candidate, Place, exact_scores
 
 PROMPTS, BATCH, ROUNDS, POSITIONS = 32, 128, 2, 5
-CANDIDATES = {"mid": 16, "organism": 128}
+CANDIDATES = {"mid": 24, "organism": 128}
 REFUSAL = (40, 41)
 TARGETS = {"mid": ">= 2", "organism": ">= 5"}
 
@@ -44,24 +44,18 @@ def _one_by_one(loaded: LoadedModel, questions: list[Question], candidates: list
         batch = loaded.batch([questions[row].tokens for row in rows])
         before = loaded.next_token_logits(batch)
         for index, candidate in enumerate(candidates):
-            with hooked(_adding(loaded, candidate)):
+            with steer(loaded, [_arm(candidate)] * len(rows), batch.attention_mask):
                 logits = loaded.next_token_logits(batch)
             found[0, index, rows] = refusal_score(logits, REFUSAL)
             found[1, index, rows] = kl_divergence(before, logits)
     return found
 
 
-def _adding(loaded: LoadedModel, candidate: Candidate) -> list[Any]:
-    sites = loaded.sites.layers[candidate.place.layer]
-    weights: list[Tensor] = []
-
-    def route(_module: Any, _args: Any, output: Any) -> None:
-        weights[:] = [direction_weights("routed", *output)[:, candidate.place.expert]]
-
-    def write(_module: Any, _args: Any, y: Tensor) -> Tensor:
-        return y + candidate.coefficient * weights[0].view(*y.shape[:2], 1) * candidate.direction[0]
-
-    return [(sites.router, "after", route), (sites.mlp, "after", write)]
+def _arm(candidate: Candidate) -> Arm:
+    place, name = candidate.place, "direction"
+    experts = () if place.expert is None else (place.expert,)
+    operation = Operation("expert_add", name, place.layer, candidate.coefficient, experts=experts)
+    return Arm("", (operation,), {name: candidate.direction})
 
 
 def lines(folder: Path) -> Iterator[Line]:

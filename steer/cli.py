@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING
 from steer.errors import SteerError
 
 if TYPE_CHECKING:
-    from steer.config import Config
+    from steer.config import Config, ModelSettings
+    from steer.judges.verdicts import Judge
+
+    # What every method of selection is given: facts, directions, both prompt sets, output, model.
+    Common = tuple[Path, Path, Path, Path, Path, ModelSettings]
 
 GRAMMAR = Path("data/grammar")
 SOURCES = Path("data/sources.tsv")
@@ -161,11 +165,22 @@ def _selection(config: "Config", args: argparse.Namespace) -> None:
         select_cosmic(*common, config.selection.cosmic, positions)
     else:
         from steer.judges.building import build
+
+        name = config.selection.strength.judge
+        judge = build(name, config.judges[name], Path(config.results), GRAMMAR)
+        _judged_selection(config, args.method, common, judge)
+
+
+def _judged_selection(config: "Config", method: str, common: "Common", judge: "Judge") -> None:
+    positions = config.activations.positions
+    if method == "experts":
+        from steer.selection.experts import select as select_experts
+
+        select_experts(*common, config.selection.experts, config.arms, judge, positions)
+    else:
         from steer.selection.strength import select as select_strength
 
-        settings = config.selection.strength
-        judge = build(settings.judge, config.judges[settings.judge], Path(config.results), GRAMMAR)
-        select_strength(*common, settings, config.arms, judge, positions)
+        select_strength(*common, config.selection.strength, config.arms, judge, positions)
 
 
 def _rerouting(config: "Config", args: argparse.Namespace) -> None:
@@ -181,9 +196,8 @@ def _rerouting(config: "Config", args: argparse.Namespace) -> None:
 def _arms(config: "Config", args: argparse.Namespace) -> None:
     from steer.selection.arms import write_arms
 
-    write_arms(
-        args.facts, args.directions, args.selection, args.out, config.arms, config.activations.positions
-    )
+    common = (args.facts, args.directions, args.selection, args.out)
+    write_arms(*common, config.arms, config.activations.positions, args.experts)
 
 
 def _generation(config: "Config", args: argparse.Namespace) -> None:
@@ -317,7 +331,7 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
         (),
     ),
     "selection": (
-        "choose layer and position, or strength and scope",
+        "choose layer and position, strength and scope, or experts",
         _selection,
         ("--method", "--model", "--facts", "--directions", "--harmful", "--harmless", "--out"),
         (),
@@ -328,7 +342,12 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
         ("--model", "--facts", "--ranking", "--harmful", "--harmless", "--out"),
         (),
     ),
-    "arms": ("write the interventions", _arms, ("--facts", "--directions", "--selection", "--out"), ()),
+    "arms": (
+        "write the interventions",
+        _arms,
+        ("--facts", "--directions", "--selection", "--out"),
+        ("--experts",),
+    ),
     "generation": (
         "answer prompts under every arm",
         _generation,
@@ -379,7 +398,7 @@ def _add_flag(command: argparse.ArgumentParser, flag: str, *, required: bool) ->
 def _check_names(config: "Config", args: argparse.Namespace) -> None:
     """Check that the names given on the command line are those of the configuration."""
     known: dict[str, Sequence[str]] = {
-        "method": ["arditi", "cosmic", "strength"],
+        "method": ["arditi", "cosmic", "strength", "experts"],
         "model": list(config.models),
         "set": list(config.sets),
         "judge": list(config.judges),

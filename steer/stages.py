@@ -51,6 +51,10 @@ STAGES = {
         ("models.{model}", "contrast", "selection.strength", "arms", "judges.{judge}"),
     ),
     "rerouting": Stage("steer.selection.rerouting", ("models.{model}", "contrast", "selection.rerouting")),
+    "experts": Stage(
+        "steer.selection.experts",
+        ("models.{model}", "contrast", "selection.experts", "arms", "judges.{judge}"),
+    ),
     "arms": Stage("steer.selection.arms", ("arms",)),
     "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
     "judging": Stage("steer.judging", ("judges.{judge}",)),
@@ -77,7 +81,9 @@ def trigger(stage: str, config: Config, **names: str) -> str:
     modules = [STAGES[stage].module]
     if stage in ("strength", "rerouting"):
         names = {**names, "judge": getattr(config.selection, stage).judge}
-    if stage in ("judging", "strength", "rerouting"):
+    if stage == "experts":
+        names = {**names, "judge": config.selection.strength.judge}
+    if stage in ("judging", "strength", "rerouting", "experts"):
         modules.append(JUDGES[config.judges[names["judge"]].kind])
     code = " ".join(code_digest(module) for module in modules)
     return f"code {code}, settings {digest(settings_of(stage, config, names))}"

@@ -4,7 +4,15 @@
 README's table are generated from these classes (`python -m steer config`).
 """
 
-from steer.config.arms import ArmSettings
+from steer.config.arms import (
+    ArmSettings,
+    BaselineArm,
+    ExpertDirectionArm,
+    ExpertGateArm,
+    RerouteArm,
+    ResidualArm,
+    parse_arm,
+)
 from steer.config.base import Name, Scope, Settings, Share, Split
 from steer.config.files import load, merge, pick
 from steer.config.models import ModelSettings
@@ -15,6 +23,7 @@ from steer.config.routing import RoutingContrast, RoutingSettings
 from steer.config.selection import (
     ArditiSettings,
     CosmicSettings,
+    ExpertSelectionSettings,
     RerouteSettings,
     SelectionSettings,
     StrengthSettings,
@@ -33,17 +42,23 @@ __all__ = [
     "ActivationSettings",
     "ArditiSettings",
     "ArmSettings",
+    "BaselineArm",
     "Config",
     "ContrastSettings",
     "CosmicSettings",
     "DetectionSettings",
     "DirectionSettings",
     "DownloadSettings",
+    "ExpertDirectionArm",
+    "ExpertGateArm",
+    "ExpertSelectionSettings",
     "GenerationSettings",
     "ModelSettings",
     "Name",
     "ReportSettings",
+    "RerouteArm",
     "RerouteSettings",
+    "ResidualArm",
     "RoutingContrast",
     "RoutingSettings",
     "Scope",
@@ -58,5 +73,6 @@ __all__ = [
     "load",
     "merge",
     "parse",
+    "parse_arm",
     "pick",
 ]

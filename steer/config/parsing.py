@@ -8,6 +8,9 @@ from steer.config.names import nearest
 from steer.config.root import Config
 from steer.errors import SteerError
 
+TAGS = ("kind", "operation")
+"""Settings that tell which kind of a section is meant."""
+
 
 def parse(values: dict[str, Any], origin: str = "the configuration") -> Config:
     """Type a configuration that was read from `origin`.
@@ -30,8 +33,14 @@ def _explain(problem: Any) -> str:
         _, sections = _walk(location[:-1])
         known = sorted({name for section in sections for name in section.model_fields})
         return f"unknown key `{dotted}`; {nearest(keys[-1], known)}"
-    if problem["type"] in ("missing", "union_tag_not_found"):
-        return f"missing key `{dotted}{'' if problem['type'] == 'missing' else '.kind'}`"
+    if problem["type"] == "missing":
+        return f"missing key `{dotted}`"
+    if problem["type"] == "union_tag_not_found":
+        return f"missing key `{dotted}.{problem['ctx']['discriminator'].strip(chr(39))}`"
+    if problem["type"] == "union_tag_invalid":
+        about = problem["ctx"]
+        hint = nearest(about["tag"], [known.strip("'") for known in about["expected_tags"].split(", ")])
+        return f"`{dotted}.{about['discriminator'].strip(chr(39))}`: unknown `{about['tag']}`; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"`{dotted}`: {message}" if dotted else message
 
@@ -39,7 +48,8 @@ def _explain(problem: Any) -> str:
 def _walk(location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
     """The keys that a location goes through, and the sections that it may end in.
 
-    Pydantic puts the kind of a judge into the location; it is no key, but it says which section is meant.
+    Pydantic puts the kind of a judge or an arm into the location; it is no key, but it says which section
+    is meant.
     """
     keys: list[str] = []
     found: Any = Config
@@ -53,8 +63,8 @@ def _walk(location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseMod
 
 
 def _kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
-    field = model.model_fields.get("kind")
-    return get_args(field.annotation) if field else ()
+    fields = [model.model_fields[name] for name in TAGS if name in model.model_fields]
+    return tuple(kind for field in fields for kind in get_args(field.annotation))
 
 
 def _member(found: Any, part: int | str) -> Any:

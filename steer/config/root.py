@@ -1,10 +1,11 @@
 """The whole configuration, and what its sections must agree on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from steer.config.arms import ArmSettings
+from steer.config.arms import ArmSettings, BaselineArm, ExpertDirectionArm, ExpertGateArm, ResidualArm
 from steer.config.base import Name, Settings
 from steer.config.models import ModelSettings
 from steer.config.names import nearest
@@ -59,7 +60,7 @@ class Config(Settings):
         judges = [self.scores.judge, self.selection.strength.judge]
         judges += [rerouting.judge] if rerouting.ranking in self.contrasts else []
         _known("judge", judges, self.judges)
-        _known("arm", [arm.like for arm in self.arms.values() if arm.like], self.arms)
+        _known("arm", [like for arm in self.arms.values() if (like := _like(arm))], self.arms)
         _known("arm", ["baseline"], self.arms)
         return self
 
@@ -79,9 +80,29 @@ class Config(Settings):
         if "experts" in self.contrasts:
             raise ValueError("contrast `experts` has the name of another table; rename it")
         for name, arm in self.arms.items():
-            if arm.like and (self.arms[arm.like].like or self.arms[arm.like].operation == "none"):
-                raise ValueError(f"arm `{name}` is like `{arm.like}`, which has no dose of its own to copy")
+            _check_like(name, arm, self.arms)
         return self
+
+
+def _like(arm: ArmSettings) -> str | None:
+    """The arm that an arm copies its dose from."""
+    return getattr(arm, "like", None)
+
+
+def _check_like(name: str, arm: ArmSettings, arms: Mapping[str, ArmSettings]) -> None:
+    like = _like(arm)
+    if like is None:
+        return
+    other = arms[like]
+    if isinstance(other, BaselineArm) or _like(other):
+        raise ValueError(f"arm `{name}` is like `{like}`, which has no dose of its own to copy")
+    if isinstance(arm, ExpertDirectionArm | ExpertGateArm):
+        if not isinstance(other, ExpertDirectionArm):
+            raise ValueError(f"arm `{name}` is like `{like}`, which has no experts to copy")
+        if (arm.operation == "experts_add") != (other.operation == "experts_add"):
+            raise ValueError(f"arm `{name}` is like `{like}`, but one of them edits every expert of a layer")
+    elif not isinstance(other, ResidualArm):
+        raise ValueError(f"arm `{name}` is like `{like}`, which does not edit the residual stream")
 
 
 def _known(kind: str, names: list[str], known: dict[str, Any]) -> None:

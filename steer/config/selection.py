@@ -59,6 +59,34 @@ class RerouteSettings(Settings):
     kl_threshold: float = Field(1.0, gt=0, description="Largest KL on harmless prompts, nats.")
 
 
+class ExpertSelectionSettings(Settings):
+    """Choice of experts, position and coefficient after arXiv 2606.04160, in three stages on `val`.
+
+    Replies are judged by the judge of `strength`.
+    """
+
+    estimated: int = Field(
+        24, ge=1, description="Places, the best by first-order estimate, that are scored exactly."
+    )
+    spread: int = Field(
+        8, ge=0, description="Further places, spread evenly over the rest of that ranking, to judge it by."
+    )
+    coefficients: tuple[float, ...] = Field(
+        (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0),
+        description="Multiples of an expert's direction that are tried.",
+    )
+    kl_threshold: float = Field(
+        2.0,
+        gt=0,
+        description="Largest KL, nats, on the prompts that are to be left alone: harmless ones when refusal"
+        " is suppressed, harmful ones when it is induced.",
+    )
+    share: Share = Field(0.025, description="Share of the scored candidates that are judged by generation.")
+    judged: int = Field(15, ge=1, description="Fewest candidates that are judged by generation.")
+    prompts: int = Field(32, ge=1, description="Prompts of `val` per class that every stage uses.")
+    max_new_tokens: int = Field(40, ge=1, description="Length of a trial reply, in tokens.")
+
+
 class SelectionSettings(Settings):
     """The methods by which an intervention is chosen, all on `val`."""
 
@@ -68,3 +96,6 @@ class SelectionSettings(Settings):
     cosmic: CosmicSettings = Field(CosmicSettings(), description="Cosine scores inside the model.")
     strength: StrengthSettings = Field(StrengthSettings(), description="Judged trial generations.")
     rerouting: RerouteSettings = Field(RerouteSettings(), description="How many experts are rerouted.")
+    experts: ExpertSelectionSettings = Field(
+        ExpertSelectionSettings(), description="Estimates, exact scores and judged trials of experts."
+    )

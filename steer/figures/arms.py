@@ -12,6 +12,11 @@ def group_of(arm: Mapping[str, Any]) -> str:
     return BASELINE if arm["operation"] == "none" else GROUPS[arm["polarity"]]
 
 
+def is_control(arm: Mapping[str, Any]) -> bool:
+    """Whether an arm is there to be compared with the one that it is like."""
+    return arm.get("direction") == "random" or arm.get("experts") in ("matched", "bottom")
+
+
 def ordered(arms: Mapping[str, Mapping[str, Any]], present: Iterable[str]) -> list[str]:
     """Names of the arms that are `present`: unsteered, strengthening, weakening; controls last in each."""
     groups = [BASELINE, *GROUPS.values()]
@@ -19,6 +24,6 @@ def ordered(arms: Mapping[str, Mapping[str, Any]], present: Iterable[str]) -> li
 
     def rank(name: str) -> tuple[int, bool, int]:
         arm = arms[name]
-        return groups.index(group_of(arm)), arm["direction"] == "random", names.index(name)
+        return groups.index(group_of(arm)), is_control(arm), names.index(name)
 
     return sorted(names, key=rank)

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steer.errors import SteerError
+from steer.models.edits.experts import weights_of
+from steer.models.edits.signals import Routing
 from steer.models.hooks import Register, first, hooked
 from steer.models.interventions import Weighting
 from steer.models.loading import Batch, LoadedModel
@@ -28,15 +30,12 @@ def direction_weights(
 ) -> Float[Tensor, "tokens experts"]:
     """What multiplies the direction of every expert at every token, out of what its router returned.
 
-    Source: design, section 5, and arXiv 2606.04160, method 1: `routed` is the weight as the model uses it,
-    0 where the expert is not chosen; `full` its share of the softmax over all experts; `one` is one.
+    Source: arXiv 2606.04160, method 1; the same weights as those of `expert_add` and `experts_add`.
     """
-    if weighting == "full":
-        return torch.softmax(logits.float(), dim=-1)
-    if weighting == "one":
-        return torch.ones_like(logits, dtype=torch.float32)
-    empty = torch.zeros(logits.shape, dtype=torch.float32, device=logits.device)
-    return empty.scatter_(-1, index.long(), weights.float())
+    # Routers return flattened tokens; an edit sees them by row.
+    leaked = torch.zeros(1, len(logits), dtype=torch.int64, device=logits.device)
+    routing = Routing(logits[None], weights[None], index.long()[None], leaked)
+    return weights_of(routing, weighting)[0].float()
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,14 @@ def _returning(module: nn.Module, value: Tensor) -> Iterator[None]:
 def resume(
     loaded: LoadedModel, batch: Batch, layer: int, leaving: Float[Tensor, "batch tokens d"]
 ) -> Float[Tensor, "batch vocabulary"]:
-    """Logits of the first reply token, given what leaves a layer; only layers above it are computed."""
+    """Logits of the first reply token, given what leaves a layer; only layers above it are computed.
+
+    Of the last layer's MLP, only the last token's output is computed: no other one reaches these logits.
+    It is added to the residual stream of every token, which is right where it is read.
+    """
+    sites = loaded.sites.layers[-1]
     with ExitStack() as stack:
-        for sites in loaded.sites.layers[: layer + 1]:
-            stack.enter_context(_returning(sites.layer, leaving))
+        stack.enter_context(hooked([(sites.mlp, "before", lambda u: u[:, -1:])]))
+        for below in loaded.sites.layers[: layer + 1]:
+            stack.enter_context(_returning(below.layer, leaving))
         return loaded.next_token_logits(batch)

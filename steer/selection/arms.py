@@ -2,16 +2,27 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steer.artifacts.arms import arm_digest, write_arm
-from steer.artifacts.facts import read_facts
+from steer.artifacts.facts import ModelFacts, read_facts
 from steer.artifacts.files import read_json
-from steer.artifacts.provenance import provenance
-from steer.config import ArmSettings
+from steer.artifacts.provenance import file_digest, provenance
+from steer.config import (
+    ArmSettings,
+    BaselineArm,
+    ExpertDirectionArm,
+    ExpertGateArm,
+    RerouteArm,
+    ResidualArm,
+)
+from steer.errors import SteerError
 from steer.models.interventions import Arm
 from steer.selection.candidates import Directions, digests, read_directions
+from steer.selection.experts_directions import ExpertDirections, read_expert_directions
+from steer.selection.experts_making import ExpertDose, dose_of, make_expert_arm
 from steer.selection.making import Dose, make_arm
 from steer.selection.rerouted import rerouted_arm
 from steer.selection.strength import best_places, is_tuned
@@ -19,14 +30,23 @@ from steer.selection.strength import best_places, is_tuned
 log = logging.getLogger(__name__)
 
 
-def _dose(name: str, settings: ArmSettings, choices: Mapping[str, Any], selection: Path) -> Dose:
-    """The dose of a tuned arm as it was chosen; of another one as its settings and selection say."""
-    if name in choices:
-        chosen = choices[name]
-        return Dose(chosen["layer"], chosen["position"], chosen["coefficient"], chosen["scope"])
-    layer, position = best_places(settings, selection)[0]
-    coefficient = 1.0 if settings.coefficient is None else settings.coefficient
-    return Dose(layer, position, coefficient, settings.scope or "all")
+@dataclass(frozen=True)
+class Choices:
+    """What arms are made of.
+
+    Attributes:
+        directions: the refusal directions.
+        selection: folder with the choices of the selection methods.
+        strength: the chosen dose of each tuned arm on the residual stream.
+        expert_directions: those of experts; None where no arm needs them.
+        experts: the chosen experts of each arm that has them selected.
+    """
+
+    directions: Directions
+    selection: Path
+    strength: Mapping[str, Any]
+    expert_directions: ExpertDirections | None
+    experts: Mapping[str, Any]
 
 
 def write_arms(
@@ -36,6 +56,7 @@ def write_arms(
     out: Path,
     arms: Mapping[str, ArmSettings],
     positions: int,
+    experts_path: Path | None = None,
 ) -> None:
     """Write `<out>/<arm>.safetensors` for every arm.
 
@@ -46,36 +67,106 @@ def write_arms(
         out: folder of the arms.
         arms: the arms by name.
         positions: prompt positions that directions were estimated at.
+        experts_path: `directions/experts.safetensors`; None where no arm acts on experts.
 
     Raises:
-        SteerError: directions or choices are missing or of another model.
+        SteerError: directions or choices are missing or of another model, the model has no experts for
+            an arm to act on, or not those that it names.
     """
     facts = read_facts(facts_path)
-    directions = read_directions(directions_path, facts, positions)
-    choices = read_json(selection / "strength.json")["choices"]
+    made = Choices(
+        read_directions(directions_path, facts, positions),
+        selection,
+        read_json(selection / "strength.json")["choices"],
+        _expert_directions(facts, arms, positions, experts_path),
+        _expert_choices(arms, selection),
+    )
     inputs = digests(facts, directions=directions_path, strength=selection / "strength.json")
-    if any(settings.operation == "reroute" for settings in arms.values()):
-        inputs |= digests(facts, rerouting=selection / "rerouting.json")
     for name, settings in arms.items():
-        arm = _arm(name, arms, directions, choices, selection)
-        origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs)
+        arm = _arm(name, arms, made)
+        # An arm on the residual stream does not depend on what was found out about experts.
+        more = _expert_inputs(settings, selection, experts_path)
+        if isinstance(settings, RerouteArm) and settings.detected:
+            more = {"rerouting": file_digest(selection / "rerouting.json")}
+        origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs | more)
         write_arm(out / f"{name}.safetensors", arm, model=facts.digest, provenance=origin)
         tuned = "tuned" if is_tuned(settings) else "as configured"
         log.info("%s: %s, %s, %s", name, arm.operations or "unsteered", tuned, arm_digest(arm))
 
 
-def _arm(
-    name: str,
-    arms: Mapping[str, ArmSettings],
-    directions: Directions,
-    choices: Mapping[str, Any],
-    selection: Path,
-) -> Arm:
+def acts_on_experts(settings: ArmSettings) -> bool:
+    """Whether an arm needs a model with MoE layers."""
+    return isinstance(settings, ExpertDirectionArm | ExpertGateArm | RerouteArm)
+
+
+def _expert_directions(
+    facts: ModelFacts, arms: Mapping[str, ArmSettings], positions: int, path: Path | None
+) -> ExpertDirections | None:
+    acting = [name for name, settings in arms.items() if acts_on_experts(settings)]
+    if acting and not facts.moe_layers:
+        raise SteerError(
+            f"arm `{acting[0]}`",
+            f"acts on experts, and {facts.path} (family `{facts.family}`) is dense",
+            "remove the arm, or study a model with MoE layers",
+        )
+    if not any(arm.uses_experts for arm in arms.values()):
+        return None
+    if path is None:
+        raise SteerError(
+            f"arm `{acting[0]}`", "needs the directions of the experts", "give them with --experts"
+        )
+    return read_expert_directions(path, facts, positions)
+
+
+def _expert_choices(arms: Mapping[str, ArmSettings], selection: Path) -> Mapping[str, Any]:
+    if not any(arm.selected for arm in arms.values()):
+        return {}
+    choices: Mapping[str, Any] = read_json(selection / "experts.json")["choices"]
+    return choices
+
+
+def _expert_inputs(settings: ArmSettings, selection: Path, experts_path: Path | None) -> dict[str, str]:
+    if not settings.uses_experts or experts_path is None:
+        return {}
+    inputs = {"experts": file_digest(experts_path)}
+    choice = selection / "experts.json"
+    return {**inputs, "choice": file_digest(choice)} if choice.is_file() else inputs
+
+
+def _arm(name: str, arms: Mapping[str, ArmSettings], made: Choices) -> Arm:
     settings = arms[name]
-    if settings.operation == "none":
+    if isinstance(settings, BaselineArm):
         return Arm(name)
-    if settings.operation == "reroute":
-        return rerouted_arm(name, settings, selection)
+    if isinstance(settings, RerouteArm):
+        return rerouted_arm(name, settings, made.selection)
+    if isinstance(settings, ResidualArm):
+        source = settings.like or name
+        dose = _dose(source, arms[source], made)
+        return make_arm(name, settings, made.directions, dose, _best(arms[source], made.selection))
+    assert made.expert_directions is not None
+    return make_expert_arm(name, settings, made.expert_directions, _expert_dose(name, arms, made))
+
+
+def _dose(name: str, settings: ArmSettings, made: Choices) -> Dose:
+    """The dose of a tuned arm as it was chosen; of another one as its settings and selection say."""
+    assert isinstance(settings, ResidualArm)
+    if name in made.strength:
+        chosen = made.strength[name]
+        return Dose(chosen["layer"], chosen["position"], chosen["coefficient"], chosen["scope"])
+    layer, position = best_places(settings, made.selection)[0]
+    coefficient = 1.0 if settings.coefficient is None else settings.coefficient
+    return Dose(layer, position, coefficient, settings.scope or "all")
+
+
+def _best(settings: ArmSettings, selection: Path) -> list[tuple[int, int]]:
+    assert isinstance(settings, ResidualArm)
+    return best_places(settings, selection)
+
+
+def _expert_dose(name: str, arms: Mapping[str, ArmSettings], made: Choices) -> ExpertDose:
+    settings = arms[name]
+    assert isinstance(settings, ExpertDirectionArm | ExpertGateArm)
     source = settings.like or name
-    dose = _dose(source, arms[source], choices, selection)
-    return make_arm(name, settings, directions, dose, best_places(arms[source], selection))
+    other = arms[source]
+    assert isinstance(other, ExpertDirectionArm | ExpertGateArm)
+    return dose_of(other, made.experts.get(source))

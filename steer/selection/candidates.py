@@ -16,6 +16,7 @@ from steer.errors import SteerError
 from steer.models.batching import by_length
 from steer.models.interventions import Arm, Operation, Scope, unit
 from steer.models.loading import LoadedModel
+from steer.models.scoring import refusal_score
 from steer.models.steering import steer
 
 
@@ -134,3 +135,13 @@ def next_token_values(
             logits = loaded.next_token_logits(batch)
         found[indices] = value(logits, indices).double().cpu()
     return found
+
+
+def next_token_scores(
+    loaded: LoadedModel, questions: Sequence[Question], refusal_token_ids: tuple[int, ...], batch_size: int
+) -> Float[Tensor, " questions"]:
+    """Refusal score of the unsteered model on every prompt."""
+    jobs = [(Arm("baseline"), question) for question in questions]
+    return next_token_values(
+        loaded, jobs, batch_size, lambda logits, _: refusal_score(logits, refusal_token_ids)
+    )

@@ -1,4 +1,4 @@
-"""From a setting of the configuration to the tensors and operations of an arm."""
+"""From a setting of the configuration to the tensors and operations of an arm on the residual stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.config import ArmSettings
+from steer.config import ResidualArm
 from steer.errors import SteerError
 from steer.models.interventions import Arm, Operation, Scope, orthonormal_basis
 from steer.selection.candidates import Directions
@@ -30,14 +30,14 @@ class Dose:
     scope: Scope = "all"
 
 
-def signed(settings: ArmSettings, coefficient: float) -> float:
+def signed(settings: ResidualArm, coefficient: float) -> float:
     """The coefficient with the polarity's sign: suppressing subtracts what inducing adds."""
     subtracted = settings.polarity == "suppress" and settings.operation != "ablate" and coefficient != 0
     return -coefficient if subtracted else coefficient
 
 
 def _vectors(
-    settings: ArmSettings, directions: Directions, places: Sequence[tuple[int, int]]
+    settings: ResidualArm, directions: Directions, places: Sequence[tuple[int, int]]
 ) -> Float[Tensor, "places d"]:
     """The refusal direction of each place, or random directions of their norms."""
     refusal = torch.stack([directions.at(*place) for place in places])
@@ -67,7 +67,7 @@ def _basis(name: str, vectors: Float[Tensor, "k d"], rank: int) -> Float[Tensor,
 
 def make_arm(
     name: str,
-    settings: ArmSettings,
+    settings: ResidualArm,
     directions: Directions,
     dose: Dose,
     best: Sequence[tuple[int, int]] = (),
@@ -84,8 +84,6 @@ def make_arm(
     Raises:
         SteerError: no direction was estimated at the place, or there are fewer than the rank asks for.
     """
-    if settings.operation == "none":
-        return Arm(name)
     place = (dose.layer, dose.position)
     if settings.operation == "ablate":
         others = [other for other in best if other != place][: settings.rank - 1]

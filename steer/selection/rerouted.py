@@ -4,13 +4,13 @@ from pathlib import Path
 
 from steer.artifacts.files import read_json
 from steer.artifacts.routing import read_routing
-from steer.config import ArmSettings
+from steer.config import RerouteArm
 from steer.errors import SteerError
 from steer.models.interventions import Arm
 from steer.selection.picks import Pick, bottom, detected, random_matched, reroute_arm
 
 
-def rerouted_arm(name: str, settings: ArmSettings, selection: Path) -> Arm:
+def rerouted_arm(name: str, settings: RerouteArm, selection: Path) -> Arm:
     """Build an arm that reroutes.
 
     Args:
@@ -22,6 +22,8 @@ def rerouted_arm(name: str, settings: ArmSettings, selection: Path) -> Arm:
         SteerError: the choice or the ranking is missing, there are fewer experts than are asked for, or
             none are asked for.
     """
+    if not settings.detected:
+        return reroute_arm(name, Pick(settings.activate, settings.deactivate))  # type: ignore[arg-type]
     record = read_json(selection / "rerouting.json")
     choice = record["choices"].get(settings.polarity, {"activated": 0, "deactivated": 0})
     activated = choice["activated"] if settings.activated is None else settings.activated

@@ -5,54 +5,37 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from steer.artifacts.arms import arm_digest
-from steer.artifacts.facts import ModelFacts
 from steer.artifacts.files import Row, read_json, write_csv, write_json
 from steer.artifacts.journal import Journal
-from steer.artifacts.provenance import code_digest, digest, provenance
-from steer.config import ArmSettings, ModelSettings, StrengthSettings
-from steer.judges.verdicts import Exchange, Judge
-from steer.models.batching import by_length
-from steer.models.decoding import generate
-from steer.models.interventions import Arm
-from steer.models.loading import LoadedModel
-from steer.models.scoring import kl_divergence
+from steer.artifacts.provenance import provenance
+from steer.config import ArmSettings, ModelSettings, ResidualArm, StrengthSettings
+from steer.judges.verdicts import Judge
 from steer.models.study import open_study
-from steer.selection.candidates import Directions, Question, digests, read_directions, val_prompts
+from steer.selection.candidates import Directions, digests, read_directions, val_prompts
 from steer.selection.making import Dose, make_arm, signed
+from steer.selection.trials import WANTED, Budget, Tester, Trial
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One dose of one arm, to be tried on the prompts that its polarity is for."""
+class Dosed:
+    """One dose of one arm: how it is tried, and what it is."""
 
-    name: str
-    settings: ArmSettings
+    trial: Trial
+    settings: ResidualArm
     dose: Dose
-    arm: Arm
     direction_norm: float
 
-    @property
-    def asked(self) -> str:
-        """Suppressing is tried on harmful prompts, inducing on harmless ones."""
-        return "harmful" if self.settings.polarity == "suppress" else "harmless"
 
-    @property
-    def wanted(self) -> str:
-        """The verdict that the arm is to bring about."""
-        return "full_response" if self.settings.polarity == "suppress" else "refusal"
-
-
-def is_tuned(settings: ArmSettings) -> bool:
+def is_tuned(settings: ArmSettings) -> TypeGuard[ResidualArm]:
     """Whether an arm's dose is found here, not given or copied."""
-    return settings.operation not in ("none", "reroute") and settings.tuned and settings.like is None
+    return isinstance(settings, ResidualArm) and settings.tuned and settings.like is None
 
 
-def _doses(settings: ArmSettings, best: Sequence[tuple[int, int]], grid: StrengthSettings) -> Iterator[Dose]:
+def _doses(settings: ResidualArm, best: Sequence[tuple[int, int]], grid: StrengthSettings) -> Iterator[Dose]:
     """Every dose to try, once; what the configuration fixes is not varied."""
     coefficients, scopes = grid.coefficients, grid.scopes
     if settings.operation == "ablate":
@@ -70,7 +53,7 @@ def _doses(settings: ArmSettings, best: Sequence[tuple[int, int]], grid: Strengt
         yield Dose(layer, position, coefficient, scope)
 
 
-def best_places(settings: ArmSettings, selection: Path) -> list[tuple[int, int]]:
+def best_places(settings: ResidualArm, selection: Path) -> list[tuple[int, int]]:
     """(layer, position), best first, as the arm's selection method ranked them or its settings fix them."""
     record = read_json(selection / f"{settings.selection}.json")
     ranked = [(place["layer"], place["position"]) for place in record["candidates"]]
@@ -106,9 +89,12 @@ def select(
     directions = read_directions(directions_path, facts, positions)
     paths = {"harmful": harmful_path, "harmless": harmless_path}
     questions = {label: val_prompts(loaded, path, settings.prompts) for label, path in paths.items()}
-    trials = list(_trials(arms, directions, out.parent, settings))
+    doses = list(_dosed(arms, directions, out.parent, settings))
     with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
-        rows = _Tester(loaded, facts, questions, judge, settings, model, journal).table(trials)
+        budget = Budget(settings.max_new_tokens, model.batch_size, (facts.digest, model.threads))
+        tester = Tester(loaded, questions, judge, budget, journal)
+        counts = tester.counts([dosed.trial for dosed in doses])
+        rows = [_row(dosed, found) for dosed, found in zip(doses, counts, strict=True)]
     choices = {name: _choose(rows, name) for name in dict.fromkeys(row["arm"] for row in rows)}
     inputs = digests(facts, directions=directions_path, harmful=harmful_path, harmless=harmless_path)
     inputs["judge"] = judge.version
@@ -137,9 +123,9 @@ COLUMNS = [
 ]
 
 
-def _trials(
+def _dosed(
     arms: Mapping[str, ArmSettings], directions: Directions, selection: Path, grid: StrengthSettings
-) -> Iterator[Trial]:
+) -> Iterator[Dosed]:
     for name, settings in arms.items():
         if not is_tuned(settings):
             continue
@@ -147,13 +133,13 @@ def _trials(
         for dose in _doses(settings, best, grid):
             arm = make_arm(name, settings, directions, dose, best)
             norm = float(directions.at(dose.layer, dose.position).double().norm())
-            yield Trial(name, settings, dose, arm, norm)
+            yield Dosed(Trial(name, settings.polarity, arm), settings, dose, norm)
 
 
 def _choose(rows: Sequence[Row], name: str) -> dict[str, Any]:
     """Mark and return the best dose of an arm."""
     mine = [row for row in rows if row["arm"] == name]
-    wanted = "full_response" if mine[0]["polarity"] == "suppress" else "refusal"
+    wanted = WANTED[mine[0]["polarity"]]
     best = min(mine, key=lambda row: (-row[wanted], _size(row), row["kl"]))
     best["chosen"] = True
     log.info("%s: %d of %d %s at %s", name, best[wanted], best["n"], wanted, _place(best))
@@ -176,88 +162,15 @@ def _place(row: Row) -> str:
     )
 
 
-class _Tester:
-    """Answers and judges the trials' prompts, doses mixed within a batch."""
-
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        facts: ModelFacts,
-        questions: Mapping[str, Sequence[Question]],
-        judge: Judge,
-        settings: StrengthSettings,
-        model: ModelSettings,
-        journal: Journal,
-    ) -> None:
-        self._loaded, self._facts, self._questions, self._judge = loaded, facts, questions, judge
-        self._settings, self._model, self._journal = settings, model, journal
-        self._common = [facts.digest, judge.version, settings.max_new_tokens, model.batch_size, model.threads]
-
-    def table(self, trials: Sequence[Trial]) -> list[Row]:
-        """A row per trial with the counts of its verdicts."""
-        for arm_name in dict.fromkeys(trial.name for trial in trials):
-            mine = [trial for trial in trials if trial.name == arm_name]
-            keys = self._keys(mine)
-            if not all(key in self._journal for key in keys):
-                rows = self._run(mine)
-                self._journal.add_many(
-                    (k, r) for k, r in zip(keys, rows, strict=True) if k not in self._journal
-                )
-        return [self._row(trial, key) for trial, key in self._keyed(trials)]
-
-    def _keyed(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
-        for arm_name in dict.fromkeys(trial.name for trial in trials):
-            mine = [trial for trial in trials if trial.name == arm_name]
-            yield from zip(mine, self._keys(mine), strict=True)
-
-    def _keys(self, trials: Sequence[Trial]) -> list[str]:
-        # All doses of an arm share batches, so all of them are in the key of each.
-        doses = [arm_digest(trial.arm) for trial in trials]
-        texts = [[question.id, question.text] for question in self._questions[trials[0].asked]]
-        group = digest([self._common, code_digest(__name__), doses, texts])
-        return [digest([group, dose]) for dose in doses]
-
-    def _run(self, trials: Sequence[Trial]) -> list[Row]:
-        questions = self._questions[trials[0].asked]
-        jobs = [(trial.arm, question) for trial in trials for question in questions]
-        verdicts: list[str] = [""] * len(jobs)
-        divergences = [0.0] * len(jobs)
-        names = [f"{question.id} {index:09d}" for index, (_, question) in enumerate(jobs)]
-        for indices in by_length([len(q.tokens) for _, q in jobs], names, self._model.batch_size):
-            for index, (verdict, kl) in zip(indices, self._judged([jobs[i] for i in indices]), strict=True):
-                verdicts[index], divergences[index] = verdict, kl
-        n = len(questions)
-        return [
-            {**_counts(verdicts[i * n : (i + 1) * n]), "kl": sum(divergences[i * n : (i + 1) * n]) / n}
-            for i in range(len(trials))
-        ]
-
-    def _judged(self, jobs: Sequence[tuple[Arm, Question]]) -> list[tuple[str, float]]:
-        tokens = [question.tokens for _, question in jobs]
-        before = self._loaded.next_token_logits(self._loaded.batch(tokens))
-        replies = generate(self._loaded, tokens, [arm for arm, _ in jobs], self._settings.max_new_tokens)
-        exchanges = [Exchange(q.text, reply.text) for (_, q), reply in zip(jobs, replies, strict=True)]
-        found: list[tuple[str, float]] = []
-        for judgement, reply, plain in zip(self._judge.judge(exchanges), replies, before, strict=True):
-            found.append(
-                (judgement.verdict, float(kl_divergence(plain[None], reply.first_token_logits[None])))
-            )
-        return found
-
-    def _row(self, trial: Trial, key: str) -> Row:
-        dose = asdict(trial.dose) | {"coefficient": signed(trial.settings, trial.dose.coefficient)}
-        return {
-            "arm": trial.name,
-            "operation": trial.settings.operation,
-            "polarity": trial.settings.polarity,
-            **dose,
-            "direction_norm": trial.direction_norm,
-            "set": trial.asked,
-            **self._journal.get(key),
-            "chosen": False,
-        }
-
-
-def _counts(verdicts: Sequence[str]) -> dict[str, int]:
-    names = ("refusal", "full_response", "non_response", "unscored")
-    return {"n": len(verdicts), **{name: sum(verdict == name for verdict in verdicts) for name in names}}
+def _row(dosed: Dosed, counts: Row) -> Row:
+    dose = asdict(dosed.dose) | {"coefficient": signed(dosed.settings, dosed.dose.coefficient)}
+    return {
+        "arm": dosed.trial.name,
+        "operation": dosed.settings.operation,
+        "polarity": dosed.settings.polarity,
+        **dose,
+        "direction_norm": dosed.direction_norm,
+        "set": dosed.trial.asked,
+        **counts,
+        "chosen": False,
+    }

@@ -10,7 +10,7 @@ from steer.artifacts.arms import arm_digest, read_arm, write_arm
 from steer.artifacts.facts import ModelFacts, write_facts
 from steer.artifacts.files import write_json
 from steer.artifacts.tensors import write_tensors
-from steer.config import ArmSettings
+from steer.config import parse_arm
 from steer.errors import SteerError
 from steer.models.interventions import KINDS, Arm, Operation
 from steer.selection.arms import write_arms
@@ -64,7 +64,7 @@ def selection(tmp_path: Path) -> Path:
 
 
 def _write(selection: Path, out: Path, arms: dict[str, dict[str, Any]] = ARMS) -> dict[str, Arm]:
-    settings = {name: ArmSettings(**values) for name, values in arms.items()}
+    settings = {name: parse_arm(values) for name, values in arms.items()}
     write_arms(
         selection / "model.json", selection / "refusal.safetensors", selection, out, settings, POSITIONS
     )

@@ -44,10 +44,13 @@ BAD = {
     "missing key": ({"sets": {"new": {"label": "harmful"}}}, "missing key `sets.new.source`"),
     "missing key of an arm": ({"arms": {"new": {}}}, "missing key `arms.new.operation`"),
     "missing kind": ({"judges": {"new": {}}}, "missing key `judges.new.kind`"),
-    "unknown kind": ({"judges": {"new": {"kind": "gramar"}}}, "'phrases', 'grammar', 'likelihood'"),
+    "unknown kind": (
+        {"judges": {"new": {"kind": "gramar"}}},
+        "`judges.new.kind`: unknown `gramar`; did you mean `grammar`?",
+    ),
     "unknown operation": (
         {"arms": {"new": {"operation": "ad"}}},
-        "`arms.new.operation`: Input should be 'none', 'ablate', 'add' or 'affine'",
+        "`arms.new.operation`: unknown `ad`; did you mean `add`?",
     ),
     "unknown set to answer": (
         {"generation": {"sets": ["harmfull"]}},

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer.config import ArmSettings
+from steer.config import ResidualArm
 from steer.errors import SteerError
 from steer.models.interventions import Operation
 from steer.selection.candidates import Directions
@@ -18,8 +18,8 @@ DOSE = Dose(2, -2, 1.5, "prompt")
 PLACES = [(1, -1), (2, -2), (3, -3), (0, -2), (1, -2), (2, -1)]
 
 
-def _settings(operation: str, **changes: Any) -> ArmSettings:
-    return ArmSettings(operation=operation, **changes)  # type: ignore[arg-type]
+def _settings(operation: str, **changes: Any) -> ResidualArm:
+    return ResidualArm(operation=operation, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("polarity", "sign"), [("induce", 1), ("suppress", -1)])
@@ -45,10 +45,6 @@ def test_an_ablation_acts_in_every_layer_and_its_strength_has_no_sign() -> None:
 
 def test_a_strength_of_zero_has_no_sign() -> None:
     assert str(signed(_settings("affine"), 0.0)) == "0.0"
-
-
-def test_the_unsteered_arm_has_no_operation() -> None:
-    assert make_arm("a", _settings("none"), DIRECTIONS, Dose(0, -1)).operations == ()
 
 
 @pytest.mark.parametrize("direction", ["refusal", "random"])

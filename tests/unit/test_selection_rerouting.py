@@ -11,13 +11,13 @@ import pytest
 from steer.artifacts.facts import write_facts
 from steer.artifacts.files import write_json
 from steer.artifacts.routing import read_routing, write_routing
-from steer.config import ArmSettings, RerouteSettings
+from steer.config import RerouteArm, RerouteSettings, parse_arm
 from steer.errors import SteerError
 from steer.judges.verdicts import Exchange
 from steer.models.decoding import generate
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
-from steer.selection.picks import bottom, detected, random_matched, reroute_arm
+from steer.selection.picks import Pick, bottom, detected, random_matched, reroute_arm
 from steer.selection.rerouted import rerouted_arm
 from steer.selection.rerouting import VERDICTS, select
 from tests.oracles import forward
@@ -151,13 +151,15 @@ def test_arms_take_the_chosen_or_given_number_of_experts_and_controls_as_many(tm
     stored = read_routing(tmp_path / "routing" / "prompt.csv")
 
     def made(**settings: Any) -> Arm:
-        return rerouted_arm("r", ArmSettings(operation="reroute", **settings), selection)
+        return rerouted_arm("r", RerouteArm(operation="reroute", **settings), selection)
 
     pick = detected(stored, "suppress", 1, 2)
     assert made() == reroute_arm("r", pick)
     assert made(experts="bottom") == reroute_arm("r", bottom(stored, pick))
     assert made(experts="random", seed=4) == reroute_arm("r", random_matched(stored, pick, 4))
     assert made(polarity="induce", activated=3) == reroute_arm("r", detected(stored, "induce", 3, 0))
+    named = Pick(((2, 1),), ((1, 3), (2, 5)))
+    assert made(activate=named.activate, deactivate=named.deactivate) == reroute_arm("r", named)
     with pytest.raises(SteerError, match="arm `r`: reroutes no experts"):
         made(polarity="induce")
 
@@ -165,12 +167,16 @@ def test_arms_take_the_chosen_or_given_number_of_experts_and_controls_as_many(tm
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"operation": "add", "activated": 2}, "are for `reroute`"),
-        ({"operation": "add", "experts": "random"}, "are for `reroute`"),
-        ({"operation": "reroute", "layer": 2}, "`reroute` has no layer"),
-        ({"operation": "reroute", "like": "add"}, "`reroute` has no like"),
+        ({"operation": "add", "activated": 2}, "activated\n  Extra inputs are not permitted"),
+        ({"operation": "add", "experts": "random"}, "experts\n  Extra inputs are not permitted"),
+        ({"operation": "reroute", "layer": 2}, "layer\n  Extra inputs are not permitted"),
+        ({"operation": "reroute", "like": "add"}, "like\n  Extra inputs are not permitted"),
+        (
+            {"operation": "reroute", "activate": [[1, 2]], "activated": 2},
+            "leave out what counts or picks them",
+        ),
     ],
 )
 def test_settings_that_do_not_go_with_rerouting_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ArmSettings(**settings)
+        parse_arm(settings)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from steer.artifacts.arms import arm_digest
-from steer.config import ArmSettings, StrengthSettings
+from steer.config import ResidualArm, StrengthSettings, parse_arm
 from steer.errors import SteerError
 from steer.judges.verdicts import Exchange, Judge, Judgement, Verdict
 from steer.models.interventions import Arm
@@ -73,7 +73,7 @@ def study(tiny: Tiny, tmp_path: Path) -> Study:
 def _select(
     study: Study, judge: Judge, arms: Mapping[str, Mapping[str, Any]] = ARMS, grid: StrengthSettings = GRID
 ) -> tuple[Rows, dict[str, Any]]:
-    settings = {name: ArmSettings(**values) for name, values in arms.items()}
+    settings = {name: parse_arm(values) for name, values in arms.items()}
     select(*study.inputs, study.path("strength"), study.settings, grid, settings, judge, POSITIONS)
     with study.path("strength.csv").open() as stream:
         return list(csv.DictReader(stream)), json.loads(study.path("strength.json").read_text())["choices"]
@@ -82,7 +82,7 @@ def _select(
 def _trial(study: Study, row: Mapping[str, str]) -> dict[str, float]:
     """Counts and KL of one dose, from one prompt at a time and hooks set by hand."""
     dose = Dose(int(row["layer"]), int(row["position"]), abs(float(row["coefficient"])), row["scope"])  # type: ignore[arg-type]
-    arm = make_arm("", ArmSettings(**ARMS[row["arm"]]), study.directions, dose)
+    arm = make_arm("", parse_arm(ARMS[row["arm"]]), study.directions, dose)
     prompts = sorted(
         (prompt for prompt in prompts_of(row["set"], 12) if prompt.split == "val"),  # type: ignore[arg-type]
         key=lambda prompt: prompt.id,
@@ -230,7 +230,7 @@ def test_a_fixed_layer_and_coefficient_are_not_varied(study: Study) -> None:
 
 def test_a_rank_tries_the_same_span_from_different_places(study: Study) -> None:
     rows, _ = _select(study, Bytes(), {"two": {"operation": "ablate", "rank": 2}})
-    settings = ArmSettings(operation="ablate", rank=2)
+    settings = ResidualArm(operation="ablate", rank=2)
     best = [(2, -1), (1, -3), (3, -2)]
     arms = [make_arm("", settings, study.directions, Dose(*place), best) for place in best[:2]]
     assert len({arm_digest(arm) for arm in arms}) == 2

@@ -36,7 +36,7 @@ MODEL = {
     "strength",
     "generation",
 }
-MODEL |= {"detection", "decomposition", "truth"}
+MODEL |= {"detection", "decomposition", "truth", "experts"}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ MODEL |= {"detection", "decomposition", "truth"}
         ({"selection": {"cosmic": {"layers": 0.5}}}, {"cosmic"}),
         ({"selection": {"strength": {"prompts": 5}}}, {"strength"}),
         ({"selection": {"rerouting": {"activated": [3]}}}, {"rerouting"}),
-        ({"arms": {"more": {"operation": "ablate"}}}, {"strength", "arms"}),
+        ({"arms": {"more": {"operation": "ablate"}}}, {"strength", "experts", "arms"}),
         ({"generation": {"max_new_tokens": 9}}, {"generation"}),
         ({"generation": {"sets": ["harmful"]}}, set()),
         ({"judges": {"more": {"kind": "phrases"}}}, set()),
@@ -80,9 +80,9 @@ def test_a_changed_setting_triggers_the_stages_that_read_it_and_no_other(
     assert _changed(changes) == expected
 
 
-def test_the_judge_of_the_trials_triggers_the_choice_of_strength() -> None:
+def test_the_judge_of_the_trials_triggers_the_choices_that_it_judges() -> None:
     other = {"selection": {"strength": {"judge": "embedded"}}}
-    assert _changed(other) == {"strength"}
+    assert _changed(other) == {"strength", "experts"}
     before = trigger("strength", parse(merge(DEFAULT.model_dump(mode="json"), other)), **NAMES)
     more = merge(other, {"judges": {"embedded": {"seed": 5}}})
     assert trigger("strength", parse(merge(DEFAULT.model_dump(mode="json"), more)), **NAMES) != before

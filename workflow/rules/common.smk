@@ -78,7 +78,9 @@ def get_ranking(wildcards):
 
 def get_rerouting(wildcards):
     """The choice of experts and its ranking, where an arm reroutes."""
-    if not any(arm.operation == "reroute" for arm in settings.arms.values()):
+    if not any(
+        arm.operation == "reroute" and arm.detected for arm in settings.arms.values()
+    ):
         return []
     folder = f"{settings.results}/{wildcards.model}"
     ranking = settings.selection.rerouting.ranking
@@ -117,6 +119,16 @@ def get_judge(name):
     if judge.kind == "likelihood":
         return judge.path or f"{settings.results}/judges/{name}/checkpoint"
     return []
+
+
+def get_experts(path):
+    """`path`, where an arm is made of the directions of experts."""
+    return path if any(arm.uses_experts for arm in settings.arms.values()) else []
+
+
+def get_chosen_experts(path):
+    """`path`, where an arm has its experts selected."""
+    return path if any(arm.selected for arm in settings.arms.values()) else []
 
 
 def get_figures(wildcards):

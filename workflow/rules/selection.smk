@@ -1,4 +1,4 @@
-"""Choose layer and position, then strength and scope, on `val`; then write the arms.
+"""Choose layer and position, strength and scope, and experts, on `val`; then write the arms.
 
 Needs: results/<model>/directions/refusal.safetensors and the contrast's prompts.
 Makes: results/<model>/selection/<method>.csv with every candidate and <method>.json with the choice,
@@ -106,12 +106,47 @@ rule rerouting:
         " --out {params.out:q} > {log:q} 2>&1"
 
 
+rule experts:
+    input:
+        facts="<results>/{model}/model.json",
+        directions="<results>/{model}/directions/experts.safetensors",
+        prompts=get_contrast("<results>/prompts/{set}.jsonl"),
+        judge=get_judge(settings.selection.strength.judge),
+    output:
+        table="<results>/{model}/selection/experts.csv",
+        choice="<results>/{model}/selection/experts.json",
+    log:
+        "<logs>/selection/{model}/experts.log",
+    benchmark:
+        "<benchmarks>/selection/{model}/experts.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        out=subpath(output.table, strip_suffix=".csv"),
+        trigger=trigger("experts", "model"),
+    message:
+        "Choosing experts, position and coefficient of {wildcards.model}"
+    shell:
+        "python -m steer selection"
+        " --config {params.config:q}"
+        " --method experts"
+        " --model {wildcards.model:q}"
+        " --facts {input.facts:q}"
+        " --directions {input.directions:q}"
+        " --harmful {input.prompts[0]:q}"
+        " --harmless {input.prompts[1]:q}"
+        " --out {params.out:q} > {log:q} 2>&1"
+
+
 rule arms:
     input:
         facts="<results>/{model}/model.json",
         directions="<results>/{model}/directions/refusal.safetensors",
         strength="<results>/{model}/selection/strength.json",
         rerouting=get_rerouting,
+        experts=get_experts("<results>/{model}/directions/experts.safetensors"),
+        chosen=get_chosen_experts("<results>/{model}/selection/experts.json"),
     output:
         expand("<results>/{{model}}/arms/{arm}.safetensors", arm=settings.arms),
     log:
@@ -124,6 +159,9 @@ rule arms:
         config=SETTINGS,
         selection=subpath(input.strength, parent=True),
         out=subpath(output[0], parent=True),
+        experts=lambda wildcards, input: (
+            ["--experts", input.experts] if input.experts else []
+        ),
         trigger=trigger("arms"),
     message:
         "Writing the arms of {wildcards.model}"
@@ -133,4 +171,5 @@ rule arms:
         " --facts {input.facts:q}"
         " --directions {input.directions:q}"
         " --selection {params.selection:q}"
+        " {params.experts:q}"
         " --out {params.out:q} > {log:q} 2>&1"

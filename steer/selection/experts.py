@@ -1,0 +1,195 @@
+"""Choice of experts, position and coefficient after arXiv 2606.04160: estimated, scored, judged, on `val`.
+
+(a) A first-order estimate of what every direction of every expert does to the refusal score. (b) The
+exact refusal score and KL of the best by it, over the coefficients. (c) Judged short replies of the best of
+those. Every candidate stands in one table, with the stage that it came to.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.artifacts.facts import ModelFacts
+from steer.artifacts.files import Row, write_csv, write_json
+from steer.artifacts.journal import Journal
+from steer.artifacts.provenance import provenance
+from steer.config import ArmSettings, ExpertDirectionArm, ExpertSelectionSettings, ModelSettings
+from steer.judges.verdicts import Judge
+from steer.models.interventions import Weighting
+from steer.models.loading import LoadedModel
+from steer.models.study import open_study
+from steer.selection.candidates import Question, digests, next_token_scores, val_prompts
+from steer.selection.experts_directions import ExpertDirections, read_expert_directions
+from steer.selection.experts_estimate import estimates, gradients
+from steer.selection.experts_exact import exact_scores
+from steer.selection.experts_making import ExpertDose, make_expert_arm
+from steer.selection.experts_table import (
+    COLUMNS,
+    Ranked,
+    blank_row,
+    bottom_of,
+    correlations,
+    kept,
+    ranked,
+    sign_of,
+    size_of,
+    to_score,
+)
+from steer.selection.trials import ASKED, WANTED, Budget, Tester, Trial
+
+OTHER = {"harmful": "harmless", "harmless": "harmful"}
+log = logging.getLogger(__name__)
+
+
+def select(
+    facts_path: Path,
+    experts_path: Path,
+    harmful_path: Path,
+    harmless_path: Path,
+    out: Path,
+    model: ModelSettings,
+    settings: ExpertSelectionSettings,
+    arms: Mapping[str, ArmSettings],
+    judge: Judge,
+    positions: int,
+) -> None:
+    """Choose for every arm whose experts are to be selected; write `<out>.csv` and `<out>.json`.
+
+    The candidate with the largest share of the wanted verdict wins; ties go to the smallest coefficient ×
+    norm, then to the smaller KL of the trial.
+
+    Raises:
+        SteerError: the model is dense, an input can't be used, or an arm can't fire.
+    """
+    wanted = {name: arm for name, arm in arms.items() if isinstance(arm, ExpertDirectionArm) and arm.selected}
+    loaded, facts = open_study(facts_path, model)
+    directions = read_expert_directions(experts_path, facts, positions)
+    paths = {"harmful": harmful_path, "harmless": harmless_path}
+    questions = {label: val_prompts(loaded, path, settings.prompts) for label, path in paths.items()}
+    with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
+        budget = Budget(settings.max_new_tokens, model.batch_size, (facts.digest, model.threads))
+        tester = Tester(loaded, questions, judge, budget, journal)
+        chooser = Chooser(loaded, facts, directions, questions, settings, model.batch_size, tester)
+        rows: list[Row] = []
+        choices = {name: chooser.choose(name, arm, rows) for name, arm in wanted.items()}
+        inputs = digests(facts, experts=experts_path, harmful=harmful_path, harmless=harmless_path)
+        inputs["judge"] = judge.version
+        origin = provenance("steer.selection.experts", settings.model_dump(mode="json"), inputs)
+        write_csv(out.with_suffix(".csv"), rows, list(COLUMNS))
+        write_json(out.with_suffix(".json"), {"choices": choices, "provenance": origin})
+        journal.drop_stale(tester.keys)
+
+
+class Chooser:
+    """The three stages, for one arm after the other; what arms share is computed once."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        facts: ModelFacts,
+        directions: ExpertDirections,
+        questions: Mapping[str, Sequence[Question]],
+        settings: ExpertSelectionSettings,
+        batch_size: int,
+        tester: Tester,
+    ) -> None:
+        self._loaded, self._facts, self._directions = loaded, facts, directions
+        self._questions, self._settings, self._tester = questions, settings, tester
+        self._batch_size = batch_size
+        self._gradients = cache(self._gradients_of)
+        self._baseline = cache(self._baseline_of)
+
+    def choose(self, name: str, arm: ExpertDirectionArm, rows: list[Row]) -> dict[str, Any]:
+        """The choice for one arm, with its reasons; its candidates are added to `rows`."""
+        asked = ASKED[arm.polarity]
+        found = estimates(self._gradients(asked, arm.weighting), self._directions.of(arm.estimator))
+        places = ranked(arm, self._directions, found)
+        mine = [blank_row(name, arm, one, rank) for rank, one in enumerate(places, 1)]
+        scored = self._score(arm, places, mine)
+        judged = kept(scored, self._settings)
+        self._judge(name, arm, judged)
+        best = min(judged, key=lambda row: (-row[WANTED[arm.polarity]], size_of(row), row["kl"]))
+        best["chosen"] = True
+        reached = {row["estimate_rank"] for row in scored}
+        rows += [*scored, *(row for row in mine if row["estimate_rank"] not in reached)]
+        return self._record(name, arm, best, scored, places)
+
+    def _gradients_of(self, asked: str, weighting: Weighting) -> Float[Tensor, "moe_layers experts d"]:
+        refusing, asks = self._facts.refusal_token_ids, self._questions[asked]
+        return gradients(self._loaded, asks, refusing, weighting, self._batch_size)
+
+    def _baseline_of(self, asked: str) -> float:
+        refusing, asks = self._facts.refusal_token_ids, self._questions[asked]
+        return float(next_token_scores(self._loaded, asks, refusing, self._batch_size).mean())
+
+    def _score(self, arm: ExpertDirectionArm, places: Sequence[Ranked], rows: Sequence[Row]) -> list[Row]:
+        """Stage (b): a row for every coefficient of the places that are scored."""
+        sign, asked = sign_of(arm), ASKED[arm.polarity]
+        doses = [
+            (rank, sign * coefficient)
+            for rank in to_score(len(places), self._settings)
+            for coefficient in dict.fromkeys(self._settings.coefficients)
+        ]
+        candidates = [places[rank].candidate(coefficient) for rank, coefficient in doses]
+        means = []
+        for label, which in ((asked, 0), (OTHER[asked], 1)):
+            both = exact_scores(
+                self._loaded,
+                self._questions[label],
+                candidates,
+                self._facts.refusal_token_ids,
+                arm.weighting,
+                self._batch_size,
+            )
+            means.append(both[which].mean(dim=1).tolist())
+        return [
+            {**rows[rank], "coefficient": coefficient, "refusal_score": score, "kl": kl, "stage": "scored"}
+            for (rank, coefficient), score, kl in zip(doses, *means, strict=True)
+        ]
+
+    def _judge(self, name: str, arm: ExpertDirectionArm, rows: Sequence[Row]) -> None:
+        """Stage (c): the verdicts of short replies, written into the rows."""
+        trials = []
+        for row in rows:
+            pairs = () if row["expert"] is None else ((row["layer"], row["expert"]),)
+            layer = row["layer"] if row["expert"] is None else None
+            dose = ExpertDose(pairs, layer, row["position"], abs(row["coefficient"]), arm.scope or "all")
+            trials.append(Trial(name, arm.polarity, make_expert_arm(name, arm, self._directions, dose)))
+        for row, trial, counts in zip(rows, trials, self._tester.counts(trials), strict=True):
+            verdicts = {key: value for key, value in counts.items() if key != "kl"}
+            row.update(verdicts, stage="judged", set=trial.asked)
+
+    def _record(
+        self,
+        name: str,
+        arm: ExpertDirectionArm,
+        best: Row,
+        scored: Sequence[Row],
+        places: Sequence[Ranked],
+    ) -> dict[str, Any]:
+        wanted, place = WANTED[arm.polarity], places[best["estimate_rank"] - 1].place
+        baseline = self._baseline(ASKED[arm.polarity])
+        why = (
+            f"{best[wanted]} of {best['n']} {wanted} on val;"
+            f" refusal score {best['refusal_score']:+.2f} (unsteered {baseline:+.2f}), KL {best['kl']:.3f}"
+        )
+        log.info(
+            "%s: layer %d, expert %s, position %d, coefficient %g, rank %d by estimate: %s",
+            *(name, place.layer, "all" if place.expert is None else place.expert, place.position),
+            *(best["coefficient"], best["estimate_rank"], why),
+        )
+        return {
+            "layer": place.layer,
+            "experts": [] if place.expert is None else [[place.layer, place.expert]],
+            "position": place.position,
+            "coefficient": abs(best["coefficient"]),
+            "bottom": bottom_of(place, places),
+            "baseline_refusal_score": baseline,
+            "rank_correlation": correlations(scored, baseline),
+            "why": why,
+        }

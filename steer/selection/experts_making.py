@@ -1,0 +1,196 @@
+"""From a setting of the configuration to the tensors and operations of an arm on experts and routers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steer.config import ExpertDirectionArm, ExpertGateArm
+from steer.errors import SteerError
+from steer.models.interventions import Arm, Operation, Scope, unit
+from steer.selection.experts_directions import ExpertDirections
+
+POOL = 4
+"""Experts of a layer, the nearest in how often they are routed, that a matched one is drawn from."""
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ExpertDose:
+    """On which experts, where and how strongly an arm acts.
+
+    Attributes:
+        experts: (layer, expert) pairs; empty for all experts of `layer`.
+        layer: the layer of `experts_add`; None for named experts.
+        position: prompt position, from the end, that directions were estimated at.
+        coefficient: multiple of the directions, without the polarity's sign.
+        scope: tokens that are edited.
+        bottom: experts of the same layers that the selection ranked last, as many.
+    """
+
+    experts: tuple[Pair, ...]
+    layer: int | None = None
+    position: int = -1
+    coefficient: float = 1.0
+    scope: Scope = "all"
+    bottom: tuple[Pair, ...] = ()
+
+
+def dose_of(settings: ExpertDirectionArm | ExpertGateArm, chosen: Mapping[str, Any] | None) -> ExpertDose:
+    """The dose of an arm that is like no other: as it was chosen, or as its settings say.
+
+    Raises:
+        SteerError: its experts were to be selected, and none were.
+    """
+    scope = settings.scope or "all"
+    if isinstance(settings, ExpertGateArm):
+        return ExpertDose(_pairs(settings.experts), scope=scope)
+    if not settings.selected:
+        position = -1 if settings.position is None else settings.position
+        coefficient = 1.0 if settings.coefficient is None else settings.coefficient
+        return ExpertDose(_pairs(settings.experts), settings.layer, position, coefficient, scope)
+    if chosen is None:
+        raise SteerError(
+            "selection/experts.json", "chose nothing for the arm", "run the experts selection again"
+        )
+    layer = chosen["layer"] if settings.operation == "experts_add" else None
+    experts, bottom = (_pairs(chosen[name]) for name in ("experts", "bottom"))
+    return ExpertDose(experts, layer, chosen["position"], chosen["coefficient"], scope, bottom)
+
+
+def _pairs(pairs: Any) -> tuple[Pair, ...]:
+    return tuple((int(layer), int(expert)) for layer, expert in pairs or ())
+
+
+def matched_experts(
+    counts: Int[Tensor, "moe_layers experts"], experts: Sequence[Pair], rows: Mapping[int, int], seed: int
+) -> tuple[Pair, ...]:
+    """Random other experts of the same layers that are routed about as often.
+
+    Each is drawn from the `POOL` experts of the layer whose counts are nearest, without those given and
+    those drawn before.
+
+    Args:
+        counts: how often each expert was chosen.
+        experts: (layer, expert) pairs to match.
+        rows: index of each layer in `counts`.
+        seed: of the draws.
+
+    Raises:
+        SteerError: a layer has too few experts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: list[Pair] = []
+    for layer, expert in experts:
+        taken = {*experts, *found}
+        others = [one for one in range(counts.shape[1]) if (layer, one) not in taken]
+        if not others:
+            raise SteerError(f"layer {layer}", "has no other experts left to match", "name fewer experts")
+        row = counts[rows[layer]]
+        others.sort(key=lambda one: (abs(int(row[one]) - int(row[expert])), one))
+        pool = others[:POOL]
+        found.append((layer, pool[int(torch.randint(len(pool), (), generator=generator))]))
+    return tuple(found)
+
+
+def _picked(
+    name: str, settings: ExpertDirectionArm | ExpertGateArm, directions: ExpertDirections, dose: ExpertDose
+) -> tuple[Pair, ...]:
+    """The experts that an arm acts on: those of its dose, or controls for them."""
+    if settings.experts == "matched":
+        rows = {layer: row for row, layer in enumerate(directions.moe_layers)}
+        for layer, expert in dose.experts:
+            directions.check(layer, [expert])
+        return matched_experts(directions.routing_counts(), dose.experts, rows, settings.seed)
+    if settings.experts == "bottom":
+        if not dose.bottom:
+            cause = f"wants the bottom of a ranking, but `{settings.like}` names its experts itself"
+            raise SteerError(f"arm `{name}`", cause, "make it like an arm whose experts are selected")
+        return dose.bottom
+    return _pairs(settings.experts) or dose.experts
+
+
+def by_layer(pairs: Sequence[Pair]) -> dict[int, list[int]]:
+    """Experts of each layer, layers rising."""
+    layers: dict[int, list[int]] = {layer: [] for layer in sorted({layer for layer, _ in pairs})}
+    for layer, expert in pairs:
+        layers[layer].append(expert)
+    return layers
+
+
+def make_expert_arm(
+    name: str,
+    settings: ExpertDirectionArm | ExpertGateArm,
+    directions: ExpertDirections,
+    dose: ExpertDose,
+) -> Arm:
+    """Build an arm on experts.
+
+    Args:
+        name: its name.
+        settings: what it does.
+        directions: the estimated directions.
+        dose: on which experts, where and how strongly; its own, or that of the arm that it is like.
+
+    Raises:
+        SteerError: an expert, layer or position does not exist, or a control can't be picked.
+    """
+    pairs = _picked(name, settings, directions, dose)
+    if isinstance(settings, ExpertGateArm):
+        return _gated(name, settings, directions, pairs)
+    if settings.operation == "experts_add":
+        assert dose.layer is not None
+        groups = {dose.layer: list(range(directions.experts))}
+    else:
+        groups = by_layer(pairs)
+    operations, tensors = [], {}
+    for layer, experts in groups.items():
+        vectors = directions.at(settings.estimator, layer, experts, dose.position)
+        key = f"directions_{layer}"
+        tensors[key] = _tensor(settings, vectors)
+        operations.append(_operation(settings, key, layer, experts, dose))
+    return Arm(name, tuple(operations), tensors)
+
+
+def _operation(
+    settings: ExpertDirectionArm, tensor: str, layer: int, experts: Sequence[int], dose: ExpertDose
+) -> Operation:
+    if settings.operation == "expert_ablate":
+        return Operation("expert_ablate", tensor, layer, 1.0, dose.scope, tuple(experts))
+    sign = -1.0 if settings.polarity == "suppress" else 1.0
+    named = () if settings.operation == "experts_add" else tuple(experts)
+    coefficient = sign * dose.coefficient
+    return Operation(
+        settings.operation, tensor, layer, coefficient, dose.scope, named, weighting=settings.weighting
+    )
+
+
+def _tensor(settings: ExpertDirectionArm, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """The directions of the experts, or random ones of their norms; unit ones for an ablation."""
+    if settings.direction == "random":
+        generator = torch.Generator().manual_seed(settings.seed)
+        random = torch.randn(vectors.shape, generator=generator, dtype=torch.float64)
+        scale: Tensor = vectors.double().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
+        vectors = (random * scale).float()
+    return unit(vectors) if settings.operation == "expert_ablate" else vectors.contiguous()
+
+
+def _gated(name: str, settings: ExpertGateArm, directions: ExpertDirections, pairs: Sequence[Pair]) -> Arm:
+    operations = []
+    for layer, experts in by_layer(pairs).items():
+        directions.check(layer, experts)
+        coefficient = settings.factor if settings.operation == "scale_experts" else 1.0
+        operations.append(
+            Operation(
+                settings.operation,
+                layer=layer,
+                coefficient=coefficient,
+                scope=settings.scope or "all",
+                experts=tuple(experts),
+            )
+        )
+    return Arm(name, tuple(operations))
