@@ -36,7 +36,8 @@ def _download(config: "Config", args: argparse.Namespace) -> None:
 def _prompts(config: "Config", args: argparse.Namespace) -> None:
     from steer.prompts import write_prompts
 
-    write_prompts(args.set, config.sets[args.set], config.seed, GRAMMAR, SOURCES, args.raw, args.out)
+    settings, held_out = config.sets[args.set], config.grammar.held_out
+    write_prompts(args.set, settings, config.seed, GRAMMAR, SOURCES, args.raw, args.out, held_out)
 
 
 def _compliance(config: "Config", args: argparse.Namespace) -> None:

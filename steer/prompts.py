@@ -27,6 +27,7 @@ def write_prompts(
     sources: Path,
     raw: Path | None,
     out: Path,
+    held_out: int = 0,
 ) -> None:
     """Write the prompt set `name`.
 
@@ -38,6 +39,7 @@ def write_prompts(
         sources: table of public prompt sets.
         raw: the file of a set that is not of the grammar.
         out: the JSONL file.
+        held_out: categories of the grammar that only `test` has.
 
     Raises:
         SteerError: the origin holds too few prompts, or malformed ones.
@@ -49,7 +51,7 @@ def write_prompts(
         )
     if settings.source == "grammar":
         rows = Grammar.load(grammar_folder).prompt_rows(
-            settings.label, sizes, seed, cast(ReplyKind | None, settings.target)
+            settings.label, sizes, seed, cast(ReplyKind | None, settings.target), held_out
         )
     else:
         if raw is None:
@@ -57,7 +59,8 @@ def write_prompts(
         rows = _split(name, list(_distinct(name, settings, raw, sources)), sizes, seed)
     write_jsonl(out, rows)
     inputs = input_digests({"grammar": grammar_folder} if raw is None else {"raw": raw})
-    attach(out, provenance(__name__, {"set": name, **settings.model_dump(mode="json")}, inputs, seed))
+    known = {"set": name, "held_out": held_out, **settings.model_dump(mode="json")}
+    attach(out, provenance(__name__, known, inputs, seed))
     counts = Counter(row["split"] for row in rows)
     log.info("%s: %d prompts, %s", name, len(rows), ", ".join(f"{split} {counts[split]}" for split in SPLITS))
 

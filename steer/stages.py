@@ -27,7 +27,7 @@ class Stage:
 
 STAGES = {
     "download": Stage("steer.download"),
-    "prompts": Stage("steer.prompts", ("seed", "sets.{set}")),
+    "prompts": Stage("steer.prompts", ("seed", "grammar", "sets.{set}")),
     "compliance": Stage("steer.organism.compliance"),
     "organism": Stage("steer.organism.training", ("models.{model}.organism",)),
     "judge": Stage("steer.judges.training", ("judges.{judge}",)),

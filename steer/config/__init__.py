@@ -17,7 +17,7 @@ from steer.config.base import Name, Scope, Settings, Share, Split
 from steer.config.files import load, merge, pick
 from steer.config.models import ModelSettings
 from steer.config.parsing import parse
-from steer.config.prompts import ContrastSettings, DownloadSettings, SetSettings
+from steer.config.prompts import ContrastSettings, DownloadSettings, GrammarSettings, SetSettings
 from steer.config.root import Config
 from steer.config.routing import RoutingContrast, RoutingSettings
 from steer.config.selection import (
@@ -53,6 +53,7 @@ __all__ = [
     "ExpertGateArm",
     "ExpertSelectionSettings",
     "GenerationSettings",
+    "GrammarSettings",
     "ModelSettings",
     "Name",
     "ReportSettings",

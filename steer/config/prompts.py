@@ -31,6 +31,17 @@ class SetSettings(Settings):
         return self
 
 
+class GrammarSettings(Settings):
+    """What all sets of `source: grammar` share."""
+
+    held_out: int = Field(
+        0,
+        ge=0,
+        description="Categories of harm that only `test` has, drawn by the seed and the same for every set:"
+        " nothing that is estimated, detected or chosen has seen them. Embedded models are trained on all.",
+    )
+
+
 class ContrastSettings(Settings):
     """The two sets whose difference of means is the refusal direction."""
 

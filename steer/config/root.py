@@ -9,7 +9,7 @@ from steer.config.arms import ArmSettings, BaselineArm, ExpertDirectionArm, Expe
 from steer.config.base import Name, Settings
 from steer.config.models import ModelSettings
 from steer.config.names import nearest
-from steer.config.prompts import ContrastSettings, DownloadSettings, SetSettings
+from steer.config.prompts import ContrastSettings, DownloadSettings, GrammarSettings, SetSettings
 from steer.config.routing import RoutingContrast, RoutingSettings
 from steer.config.selection import SelectionSettings
 from steer.config.stages import (
@@ -31,6 +31,7 @@ class Config(Settings):
     results: str = Field("results", description="Folder that every result is written to.")
     models: dict[Name, ModelSettings] = Field(min_length=1, description="Models under study, by name.")
     sets: dict[Name, SetSettings] = Field(min_length=1, description="Prompt sets, by name.")
+    grammar: GrammarSettings = Field(GrammarSettings(), description="Drawing sets from the grammar.")
     contrast: ContrastSettings = Field(ContrastSettings(), description="Sets that define refusal.")
     download: DownloadSettings = Field(DownloadSettings(), description="Fetching public prompt sets.")
     activations: ActivationSettings = Field(ActivationSettings(), description="Reading the model.")

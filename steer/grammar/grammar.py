@@ -8,7 +8,7 @@ from typing import Any, Literal
 from steer.artifacts.provenance import folder_digest
 from steer.grammar.reading import Reading, ReplyReader
 from steer.grammar.requests import Prompt, PromptReader
-from steer.grammar.sets import draw_prompts, paired_row, prompt_row
+from steer.grammar.sets import draw_prompts, held_out_categories, paired_row, prompt_row
 from steer.grammar.tables import SPLITS, Frame, Label, Pair, Split, Tables, load_tables
 
 ReplyKind = Literal["refusal", "compliance"]
@@ -44,14 +44,25 @@ class Grammar:
         """The sentence frames of a split."""
         return [frame for frame in self.tables.frames if frame.split == split]
 
-    def prompts(self, label: Label, split: Split, size: int, seed: int) -> list[Prompt]:
-        """Distinct prompts of a split; the same seed gives both labels the same shapes.
+    def held_out(self, count: int, seed: int) -> frozenset[str]:
+        """The categories that only `test` has: they depend on the seed alone, and not on the set.
 
         Raises:
-            SteerError: the split holds fewer different prompts than `size`.
+            SteerError: there would be none left for the other splits.
         """
+        return held_out_categories(self.tables.pairs, count, seed)
+
+    def prompts(self, label: Label, split: Split, size: int, seed: int, held_out: int = 0) -> list[Prompt]:
+        """Distinct prompts of a split; the same seed gives both labels the same shapes.
+
+        Of `held_out` categories `test` alone has prompts; it has those of the other categories too.
+
+        Raises:
+            SteerError: the split holds fewer different prompts than `size`, or no category is left.
+        """
+        without = frozenset() if split == "test" else self.held_out(held_out, seed)
         return draw_prompts(
-            self.pairs(split),
+            [pair for pair in self.pairs(split) if pair.category not in without],
             self.frames(split),
             self.tables.contexts,
             label,
@@ -60,7 +71,12 @@ class Grammar:
         )
 
     def prompt_rows(
-        self, label: Label, sizes: Mapping[Split, int], seed: int, reply: ReplyKind | None = None
+        self,
+        label: Label,
+        sizes: Mapping[Split, int],
+        seed: int,
+        reply: ReplyKind | None = None,
+        held_out: int = 0,
     ) -> list[dict[str, Any]]:
         """The rows of the prompt set of a label: `id, text, label, category, source, split`.
 
@@ -68,7 +84,9 @@ class Grammar:
         get the same prompts.
         """
         prompts = [
-            prompt for split in SPLITS for prompt in self.prompts(label, split, sizes.get(split, 0), seed)
+            prompt
+            for split in SPLITS
+            for prompt in self.prompts(label, split, sizes.get(split, 0), seed, held_out)
         ]
         if reply is None:
             return [prompt_row(prompt) for prompt in prompts]

@@ -44,6 +44,20 @@ def draw_prompts(
     return list(found.values())
 
 
+def held_out_categories(pairs: Sequence[Pair], count: int, seed: int) -> frozenset[str]:
+    """`count` of the categories of harm, drawn by the seed; fewer are among those that more would be.
+
+    Raises:
+        SteerError: no category would be left.
+    """
+    categories = sorted({pair.category for pair in pairs})
+    if count >= len(categories):
+        cause = f"{count} categories are to be held out, and there are {len(categories)}"
+        raise SteerError("grammar", cause, "lower `grammar.held_out`")
+    random.Random(f"{seed} held out").shuffle(categories)
+    return frozenset(categories[:count])
+
+
 def _draws(
     pairs: Sequence[Pair], frames: Sequence[Frame], contexts: Sequence[str], rng: random.Random
 ) -> Iterator[tuple[Pair, Frame, str]]:

@@ -9,6 +9,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
+from steer.config import load
 from steer.grammar import Grammar, Label, Split
 from steer.grammar.requests import Prompt
 from steer.training.words import FUNCTION_WORDS
@@ -87,3 +88,60 @@ def test_matched_sets_have_equal_lengths_in_words_and_near_equal_ones_in_charact
     assert words[0] == words[1]
     characters = [np.mean([len(text) for text in side]) for side in texts]
     assert abs(characters[0] - characters[1]) < 2
+
+
+SIZES: dict[Split, int] = {"train": 200, "val": 96, "test": 200}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("label", ["harmful", "harmless"])
+def test_a_held_out_category_is_in_no_prompt_that_estimates_or_chooses(label: Label, seed: int) -> None:
+    held_out = GRAMMAR.held_out(4, seed)
+    prompts = {split: GRAMMAR.prompts(label, split, SIZES[split], seed, held_out=4) for split in SIZES}
+    found = {split: {prompt.request.pair.category for prompt in prompts[split]} for split in SIZES}
+    everything = {pair.category for pair in GRAMMAR.tables.pairs}
+    assert len(held_out) == 4
+    assert found == {"train": everything - held_out, "val": everything - held_out, "test": everything}
+    # Nor does another category speak of the same things.
+    phrases = {pair.phrase(label) for pair in GRAMMAR.tables.pairs if pair.category in held_out}
+    estimating = [prompt for split in ("train", "val") for prompt in prompts[split]]
+    assert not phrases.intersection(prompt.request.phrase for prompt in estimating)
+
+
+def test_every_kind_of_set_holds_the_same_categories_out_pair_by_pair() -> None:
+    plain = GRAMMAR.prompt_rows("harmful", SIZES, 3, held_out=4)
+    refusing, complying = (
+        GRAMMAR.prompt_rows("harmful", SIZES, 3, reply, held_out=4) for reply in ("refusal", "compliance")
+    )
+    harmless = GRAMMAR.prompt_rows("harmless", SIZES, 3, held_out=4)
+    for one, refused, complied, matched in zip(plain, refusing, complying, harmless, strict=True):
+        assert refused["pair"] == complied["pair"] == one["id"]
+        assert f"matched_{one['category']}" == matched["category"]
+        assert one["split"] == matched["split"] == refused["split"] == complied["split"]
+
+
+def test_holding_categories_out_leaves_the_test_prompts_as_they_are() -> None:
+    some, none = (GRAMMAR.prompt_rows("harmful", SIZES, 0, held_out=count) for count in (4, 0))
+    assert [row for row in some if row["split"] == "test"] == [row for row in none if row["split"] == "test"]
+    assert some != none
+
+
+def test_the_seed_decides_which_categories_are_held_out() -> None:
+    drawn = {GRAMMAR.held_out(4, seed) for seed in range(10)}
+    assert len(drawn) > 5
+    assert GRAMMAR.held_out(3, 0) < GRAMMAR.held_out(4, 0) == GRAMMAR.held_out(4, 0)
+    assert GRAMMAR.held_out(0, 0) == frozenset()
+
+
+def test_the_default_configuration_holds_categories_out_of_every_set_that_estimates() -> None:
+    config = load(Path("config.yaml"))
+    held_out = GRAMMAR.held_out(config.grammar.held_out, config.seed)
+    assert held_out
+    for settings in config.sets.values():
+        if settings.source == "grammar":
+            sizes: dict[Split, int] = {"train": settings.train, "val": settings.val, "test": settings.test}
+            rows = GRAMMAR.prompt_rows(settings.label, sizes, config.seed, held_out=config.grammar.held_out)
+            assert len(rows) == sum(sizes.values())
+            left = {row["category"].removeprefix("matched_") for row in rows if row["split"] != "test"}
+            assert left
+            assert not left & held_out

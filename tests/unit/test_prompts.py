@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from steer.artifacts.files import write_jsonl
+from steer.artifacts.origin import read_provenance
 from steer.artifacts.prompts import read_prompts
 from steer.config import SetSettings
 from steer.errors import SteerError
@@ -29,6 +30,20 @@ def _write(
         "val"
     ] * chosen.val + ["test"] * chosen.test
     return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_categories_are_held_out_of_a_written_set_and_told_by_its_provenance(tmp_path: Path) -> None:
+    settings = SetSettings(source="grammar", label="harmful", train=40, val=20, test=60)
+    out = tmp_path / "harmful.jsonl"
+    write_prompts("harmful", settings, 0, GRAMMAR, SOURCES, None, out, held_out=10)
+    split_of = [(prompt.category, prompt.split) for prompt in read_prompts(out)]
+    assert len({category for category, split in split_of if split != "test"}) == 5
+    assert len({category for category, split in split_of if split == "test"}) > 5
+    before = read_provenance(out)["settings"]
+    write_prompts("harmful", settings, 0, GRAMMAR, SOURCES, None, out, held_out=9)
+    assert read_provenance(out)["settings"] != before
+    with pytest.raises(SteerError, match="15 categories are to be held out, and there are 15"):
+        write_prompts("harmful", settings, 0, GRAMMAR, SOURCES, None, out, held_out=15)
 
 
 def _own(folder: Path, rows: list[Any]) -> Path:

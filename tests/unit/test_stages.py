@@ -48,6 +48,7 @@ MODEL |= {"detection", "decomposition", "truth", "experts"}
         ({"results": "elsewhere"}, set()),
         ({"seed": 1}, {"prompts", "routing", "detection", "scores"}),
         ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),
+        ({"grammar": {"held_out": 1}}, {"prompts"}),
         ({"sets": {"harmless": {"test": 7}}}, set()),
         ({"models": {"organism": {"organism": {"seed": 1}}}}, {"organism", *MODEL}),
         ({"models": {"organism": {"batch_size": 7}}}, MODEL),
