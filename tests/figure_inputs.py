@@ -29,6 +29,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "add-suppress": {"operation": "add"},
     "add-random": {"operation": "add", "direction": "random", "like": "add-suppress"},
     "add-induce": {"operation": "add", "polarity": "induce"},
+    "add-routing": {"operation": "replay_routing", "of": "add-suppress", "part": "routing"},
+    "add-edits": {"operation": "replay_routing", "of": "add-suppress", "part": "edits"},
     "induce-random": {"operation": "add", "polarity": "induce", "direction": "random", "like": "add-induce"},
 }
 # Shares of refusal and of broken replies on harmful and on harmless prompts.
@@ -37,6 +39,8 @@ SHARES = {
     "ablate": ((0.03, 0.05), (0.0, 0.02)),
     "add-suppress": ((0.05, 0.2), (0.0, 0.3)),
     "add-random": ((0.96, 0.01), (0.01, 0.01)),
+    "add-routing": ((0.91, 0.01), (0.01, 0.01)),
+    "add-edits": ((0.09, 0.2), (0.01, 0.21)),
     "add-induce": ((1.0, 0.0), (0.9, 0.06)),
     "induce-random": ((0.97, 0.0), (0.02, 0.01)),
 }

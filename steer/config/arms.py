@@ -193,9 +193,21 @@ class RerouteArm(_Arm):
         return self
 
 
+class ReplayArm(_Arm):
+    """One half of another arm's effect: its edits with routing held, or the routing that it brings about."""
+
+    operation: Literal["replay_routing"] = Field(description="What is done (README, interventions).")
+    of: Name = Field(description="Arm whose effect is taken apart.")
+    part: Literal["edits", "routing"] = Field(
+        description="`edits`: what that arm does, with every token routed as in the unsteered model;"
+        " `routing`: every token routed as under that arm, and nothing else done."
+    )
+    polarity: Polarity = Field("suppress", description="That of the arm it is `of`.")
+
+
 ExpertArm = ExpertDirectionArm | ExpertGateArm
 ArmSettings = Annotated[
-    BaselineArm | ResidualArm | ExpertDirectionArm | ExpertGateArm | RerouteArm,
+    BaselineArm | ResidualArm | ExpertDirectionArm | ExpertGateArm | RerouteArm | ReplayArm,
     Field(discriminator="operation"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(ArmSettings)

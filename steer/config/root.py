@@ -5,7 +5,14 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from steer.config.arms import ArmSettings, BaselineArm, ExpertDirectionArm, ExpertGateArm, ResidualArm
+from steer.config.arms import (
+    ArmSettings,
+    BaselineArm,
+    ExpertDirectionArm,
+    ExpertGateArm,
+    ReplayArm,
+    ResidualArm,
+)
 from steer.config.base import Name, Settings
 from steer.config.models import ModelSettings
 from steer.config.names import nearest
@@ -90,7 +97,18 @@ def _like(arm: ArmSettings) -> str | None:
     return getattr(arm, "like", None)
 
 
+def _check_taken_apart(name: str, arm: ReplayArm, arms: Mapping[str, ArmSettings]) -> None:
+    _known("arm", [arm.of], dict(arms))
+    other = arms[arm.of]
+    if isinstance(other, BaselineArm | ReplayArm):
+        raise ValueError(f"arm `{name}` is of `{arm.of}`, which edits nothing that could be taken apart")
+    if other.polarity != arm.polarity:
+        raise ValueError(f"arm `{name}` is of `{arm.of}`: give it `polarity: {other.polarity}` too")
+
+
 def _check_like(name: str, arm: ArmSettings, arms: Mapping[str, ArmSettings]) -> None:
+    if isinstance(arm, ReplayArm):
+        _check_taken_apart(name, arm, arms)
     like = _like(arm)
     if like is None:
         return

@@ -13,8 +13,9 @@ def group_of(arm: Mapping[str, Any]) -> str:
 
 
 def is_control(arm: Mapping[str, Any]) -> bool:
-    """Whether an arm is there to be compared with the one that it is like."""
-    return arm.get("direction") == "random" or arm.get("experts") in ("matched", "bottom")
+    """Whether an arm is there to be compared with another one, or is a part of it."""
+    picked = ("matched", "bottom", "random")
+    return arm.get("direction") == "random" or arm.get("experts") in picked or "of" in arm
 
 
 def ordered(arms: Mapping[str, Mapping[str, Any]], present: Iterable[str]) -> list[str]:

@@ -108,6 +108,13 @@ FIGURES = {
         ("directions", "arditi_choice", "activations"),
         ("contrast",),
     ),
+    "decomposition": Figure(
+        "Arms taken apart: edits and routing",
+        "3 The refusal direction",
+        ("scores",),
+        ("arms", "sets", "generation.sets", "scores"),
+        about="experts",
+    ),
     "cosines": Figure(
         "Cosines between directions",
         "3 The refusal direction",
@@ -168,6 +175,7 @@ def figures_of(config: Config) -> list[str]:
     drawn = dict.fromkeys(FIGURES, True)
     drawn["dose_response"] = any(arm.operation == "add" and _is_tuned(arm) for arm in config.arms.values())
     drawn["agreement"] = len(config.judges) > 1
+    drawn["decomposition"] = any(arm.operation == "replay_routing" for arm in config.arms.values())
     drawn["routing_map"] = bool(config.contrasts)
     drawn["scorecard"] = any(model.is_planted for model in config.models.values())
     return [name for name in FIGURES if drawn[name]]

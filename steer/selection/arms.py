@@ -15,11 +15,12 @@ from steer.config import (
     BaselineArm,
     ExpertDirectionArm,
     ExpertGateArm,
+    ReplayArm,
     RerouteArm,
     ResidualArm,
 )
 from steer.errors import SteerError
-from steer.models.interventions import Arm
+from steer.models.interventions import Arm, Operation
 from steer.selection.candidates import Directions, digests, read_directions
 from steer.selection.experts_directions import ExpertDirections, read_expert_directions
 from steer.selection.experts_making import ExpertDose, dose_of, make_expert_arm
@@ -85,8 +86,9 @@ def write_arms(
     for name, settings in arms.items():
         arm = _arm(name, arms, made)
         # An arm on the residual stream does not depend on what was found out about experts.
-        more = _expert_inputs(settings, selection, experts_path)
-        if isinstance(settings, RerouteArm) and settings.detected:
+        edited = arms[settings.of] if isinstance(settings, ReplayArm) else settings
+        more = _expert_inputs(edited, selection, experts_path)
+        if isinstance(edited, RerouteArm) and edited.detected:
             more = {"rerouting": file_digest(selection / "rerouting.json")}
         origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs | more)
         write_arm(out / f"{name}.safetensors", arm, model=facts.digest, provenance=origin)
@@ -96,7 +98,7 @@ def write_arms(
 
 def acts_on_experts(settings: ArmSettings) -> bool:
     """Whether an arm needs a model with MoE layers."""
-    return isinstance(settings, ExpertDirectionArm | ExpertGateArm | RerouteArm)
+    return isinstance(settings, ExpertDirectionArm | ExpertGateArm | RerouteArm | ReplayArm)
 
 
 def _expert_directions(
@@ -139,12 +141,22 @@ def _arm(name: str, arms: Mapping[str, ArmSettings], made: Choices) -> Arm:
         return Arm(name)
     if isinstance(settings, RerouteArm):
         return rerouted_arm(name, settings, made.selection)
+    if isinstance(settings, ReplayArm):
+        return taken_apart(name, settings, _arm(settings.of, arms, made))
     if isinstance(settings, ResidualArm):
         source = settings.like or name
         dose = _dose(source, arms[source], made)
         return make_arm(name, settings, made.directions, dose, _best(arms[source], made.selection))
     assert made.expert_directions is not None
     return make_expert_arm(name, settings, made.expert_directions, _expert_dose(name, arms, made))
+
+
+def taken_apart(name: str, settings: ReplayArm, whole: Arm) -> Arm:
+    """One half of what an arm does: its edits under the unsteered routing, or its routing alone."""
+    replay = Operation("replay_routing")
+    if settings.part == "edits":
+        return Arm(name, (*whole.operations, replay), whole.tensors)
+    return Arm(name, (replay,), whole.tensors, twin=whole.operations)
 
 
 def _dose(name: str, settings: ArmSettings, made: Choices) -> Dose:

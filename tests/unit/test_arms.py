@@ -107,6 +107,28 @@ def test_a_random_control_is_as_long_as_the_arm_it_is_like(
     assert abs(float(torch.cosine_similarity(found, control, dim=0))) < 0.7
 
 
+def test_an_arm_is_taken_apart_into_its_edits_and_its_routing(selection: Path, tmp_path: Path) -> None:
+    facts = replace(_facts(), moe_layers=tuple(range(LAYERS)), experts=8)
+    write_facts(selection / "model.json", facts, {})
+    halves = {
+        part: {"operation": "replay_routing", "of": "add", "part": part, "polarity": "induce"}
+        for part in ("edits", "routing")
+    }
+    arms = _write(selection, tmp_path / "arms", ARMS | halves)
+    whole, replay = arms["add"], Operation("replay_routing")
+    assert arms["edits"].operations == (*whole.operations, replay)
+    assert arms["edits"].twin == ()
+    assert (arms["routing"].operations, arms["routing"].twin) == ((replay,), whole.operations)
+    for part in ("edits", "routing"):
+        assert arms[part].tensors["direction"].equal(whole.tensors["direction"])
+
+
+def test_routing_of_a_dense_model_can_not_be_replayed(selection: Path, tmp_path: Path) -> None:
+    half = {"operation": "replay_routing", "of": "add", "part": "edits", "polarity": "induce"}
+    with pytest.raises(SteerError, match="is dense"):
+        _write(selection, tmp_path / "arms", ARMS | {"half": half})
+
+
 def test_adding_an_arm_leaves_the_bytes_of_the_others_alone(selection: Path, tmp_path: Path) -> None:
     _write(selection, tmp_path / "before")
     _write(selection, tmp_path / "after", {**ARMS, "new": {"operation": "ablate", "tuned": False}})

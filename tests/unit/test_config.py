@@ -188,3 +188,20 @@ def test_settings_are_picked_by_dotted_key_with_names_filled_in() -> None:
 def test_a_configuration_can_not_be_changed_once_read() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ({"of": "baseline"}, "edits nothing that could be taken apart"),
+        ({"of": "half"}, "edits nothing that could be taken apart"),
+        ({"of": "induced"}, "give it `polarity: induce` too"),
+        ({"of": "halff"}, "unknown arm `halff`; did you mean `half`"),
+    ],
+)
+def test_an_arm_that_can_not_be_taken_apart_is_refused(arm: dict[str, Any], said: str) -> None:
+    half = {"operation": "replay_routing", "of": "whole", "part": "edits"}
+    induced = {"operation": "add", "polarity": "induce"}
+    arms = {"whole": {"operation": "ablate"}, "half": half, "induced": induced}
+    with pytest.raises(SteerError, match=said):
+        config(arms={"baseline": NONE, **arms, "other": {**half, **arm}})

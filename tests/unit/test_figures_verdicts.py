@@ -40,7 +40,8 @@ def test_there_is_a_row_for_each_arm_and_set_of_the_shown_judge(rows: DataFrame)
 
 def test_strengthening_comes_before_weakening_and_controls_come_last(rows: DataFrame) -> None:
     assert list(dict.fromkeys(rows["arm"])) == [
-        *("baseline", "add-induce", "induce-random", "ablate", "add-suppress", "add-random")
+        *("baseline", "add-induce", "induce-random", "ablate", "add-suppress"),
+        *("add-random", "add-routing", "add-edits"),
     ]
     assert list(dict.fromkeys(rows["group"])) == ["unsteered", "refusal strengthened", "refusal weakened"]
 
