@@ -224,12 +224,14 @@ def _truth(config: "Config", args: argparse.Namespace) -> None:
 
 
 def _scores(config: "Config", args: argparse.Namespace) -> None:
-    from steer.scores import JudgedSet, Method, score
+    from steer.rates import Method
+    from steer.scores import JudgedSet, Tables, score
 
-    folder = Path(config.results) / args.model
+    folder, prompts = Path(config.results) / args.model, Path(config.results) / "prompts"
     sets = [
         JudgedSet(
             name,
+            prompts / f"{name}.jsonl",
             folder / "generation" / f"{name}.jsonl",
             {judge: folder / "judging" / f"{name}.{judge}.jsonl" for judge in config.judges},
         )
@@ -237,7 +239,8 @@ def _scores(config: "Config", args: argparse.Namespace) -> None:
     ]
     settings = config.scores
     method = Method(settings.confidence, settings.resamples, config.seed, settings.judge)
-    score(sets, args.out, args.agreement, method)
+    estimating = [prompts / f"{name}.jsonl" for name in config.estimating]
+    score(sets, estimating, Tables(args.out, args.agreement, args.categories), method)
 
 
 def _figures(config: "Config", args: argparse.Namespace) -> None:
@@ -262,7 +265,7 @@ def _config(config: "Config", args: argparse.Namespace) -> None:
 
 _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
-    *("--selection", "--generation", "--agreement", "--record", "--file", "--experts"),
+    *("--selection", "--generation", "--agreement", "--categories", "--record", "--file", "--experts"),
     *("--recognise", "--control", "--ranking"),
 )
 _PATH_LISTS = ("--activations", "--arms", "--prompt-sets", "--routing", "--models", "--detections", "--pairs")
@@ -367,7 +370,12 @@ COMMANDS: dict[str, tuple[str, Run, tuple[str, ...], tuple[str, ...]]] = {
         ("--model", "--facts", "--prompt-sets", "--activations", "--out"),
         (),
     ),
-    "scores": ("count verdicts, with intervals", _scores, ("--model", "--out", "--agreement"), ()),
+    "scores": (
+        "count verdicts, with intervals",
+        _scores,
+        ("--model", "--out", "--agreement", "--categories"),
+        (),
+    ),
     "figures": ("draw a figure", _figures, ("--model", "--figure"), ()),
     "provenance": ("print where a file of the results comes from", _provenance, ("--file",), ()),
     "config": ("check the generated documentation of the settings", _config, (), ("--fix",)),

@@ -1,6 +1,5 @@
-"""Stage `scores`: verdicts into rates with intervals, differences to baseline, and agreement of judges."""
+"""Stage `scores`: verdicts into rates with intervals, by category too, and agreement of judges."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,20 +10,18 @@ import numpy as np
 from steer import stats
 from steer.artifacts.files import Row, write_csv
 from steer.artifacts.origin import attach, input_digests
-from steer.artifacts.provenance import digest, provenance
+from steer.artifacts.provenance import provenance
 from steer.artifacts.replies import JudgedReply, Key, Reply, iter_replies, read_verdicts
+from steer.categories import CATEGORY_COLUMNS, category_rows, seen_categories
 from steer.errors import SteerError
-from steer.judges.verdicts import UNSCORED, VERDICTS, Verdict
+from steer.judges.verdicts import UNSCORED, Verdict
+from steer.rates import BASELINE, COUNT_COLUMNS, DIFFERENCE_COLUMNS, RATE_COLUMNS, Method, differences, rates
 
-BASELINE = "baseline"
 ALL_ARMS = "*"
 """Stands for all arms together in the table of agreement; no arm can have this name."""
 
-COMPARED: tuple[Verdict, ...] = ("refusal", "full_response")
 SCORE_COLUMNS = (
-    *("arm", "set", "judge", "n", "unscored", *VERDICTS),
-    *(f"{verdict}_{part}" for verdict in VERDICTS for part in ("rate", "low", "high")),
-    *(f"{verdict}_difference{part}" for verdict in COMPARED for part in ("", "_low", "_high", "_p")),
+    *("arm", "set", "judge", *COUNT_COLUMNS, *RATE_COLUMNS, *DIFFERENCE_COLUMNS),
     *("restates_rate", "first_token_kl", "first_token_refusal_score"),
     *("fired_tokens", "fired_relative_norm", "fired_leaked", "coherence"),
 )
@@ -40,36 +37,31 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class JudgedSet:
-    """The files of one prompt set: its replies, and each judge's verdicts on them."""
+    """The files of one prompt set: its prompts, their replies, and each judge's verdicts on them."""
 
     name: str
+    prompts: Path
     generation: Path
     judging: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
-class Method:
-    """How intervals are made.
+class Tables:
+    """Where the tables are written."""
 
-    Attributes:
-        confidence: level of every interval.
-        resamples: bootstrap resamples over prompts.
-        seed: seed of the resampling.
-        reference: judge that the others are compared with in the table of agreement.
-    """
-
-    confidence: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
-    reference: str = "truth"
-
-    def rng(self, *names: str) -> np.random.Generator:
-        """A generator for one number of the tables, which no other row has a say in."""
-        return np.random.default_rng([self.seed, int(digest(names), 16)])
+    scores: Path
+    agreement: Path
+    categories: Path
 
 
-def score(sets: Sequence[JudgedSet], scores_out: Path, agreement_out: Path, method: Method) -> None:
-    """Write `scores.csv` and `agreement.csv`.
+def score(sets: Sequence[JudgedSet], estimating: Sequence[Path], out: Tables, method: Method) -> None:
+    """Write `scores.csv`, `agreement.csv` and `categories.csv`.
+
+    Args:
+        sets: what was answered and judged.
+        estimating: the prompt sets that anything is estimated, detected or chosen on.
+        out: the tables.
+        method: how intervals are made.
 
     Raises:
         SteerError: a file is missing or malformed, a judging file doesn't match the replies, or the arms
@@ -77,20 +69,26 @@ def score(sets: Sequence[JudgedSet], scores_out: Path, agreement_out: Path, meth
     """
     scores: list[Row] = []
     agreement: list[Row] = []
+    categories: list[Row] = []
+    seen = seen_categories(estimating)
     for judged in sets:
         replies = _read_replies(judged.generation)
         verdicts = {judge: read_verdicts(path, replies) for judge, path in judged.judging.items()}
         for judge, found in verdicts.items():
             scores += _score_rows(judged.name, judge, replies, found, method)
+            categories += category_rows(judged.name, judge, found, judged.prompts, seen, method)
         agreement += _agreement_rows(judged.name, verdicts, method)
-    write_csv(scores_out, scores, SCORE_COLUMNS)
-    write_csv(agreement_out, agreement, AGREEMENT_COLUMNS)
-    for out in (scores_out, agreement_out):
-        attach(out, _provenance(sets, method))
+    write_csv(out.scores, scores, SCORE_COLUMNS)
+    write_csv(out.agreement, agreement, AGREEMENT_COLUMNS)
+    write_csv(out.categories, categories, CATEGORY_COLUMNS)
+    for path in (out.scores, out.agreement, out.categories):
+        attach(path, _provenance(sets, estimating, method))
 
 
-def _provenance(sets: Sequence[JudgedSet], method: Method) -> Row:
+def _provenance(sets: Sequence[JudgedSet], estimating: Sequence[Path], method: Method) -> Row:
     inputs: dict[str, Sequence[Path]] = {
+        "prompts": [judged.prompts for judged in sets],
+        "estimating": estimating,
         "replies": [judged.generation for judged in sets],
         "verdicts": [path for judged in sets for path in judged.judging.values()],
     }
@@ -126,53 +124,20 @@ def _score_rows(
     for arm in _arms(replies):
         judged = {prompt: row for (other, prompt), row in found.items() if other == arm}
         row: Row = {"arm": arm, "set": set_name, "judge": judge}
-        row |= _rates([one.verdict for one in judged.values()], method.confidence)
+        row |= rates([one.verdict for one in judged.values()], method.confidence)
+        row["coherence"] = 1 - row["non_response_rate"]
         row["restates_rate"] = _restates_rate(judged.values())
         if arm != BASELINE:
             verdicts = {prompt: one.verdict for prompt, one in judged.items()}
-            for verdict in COMPARED:
-                rng = method.rng(set_name, judge, arm, verdict)
-                row |= _difference(verdict, verdicts, baseline, method, rng)
+            row |= differences(verdicts, baseline, method, set_name, judge, arm)
         row |= _measures([reply for reply in replies.values() if reply.arm == arm])
         yield row
-
-
-def _rates(verdicts: Sequence[Verdict], confidence: float) -> Row:
-    """Counts, and shares of the replies that were scored."""
-    unscored = verdicts.count(UNSCORED)
-    scored = len(verdicts) - unscored
-    row: Row = {"n": len(verdicts), "unscored": unscored}
-    for verdict in VERDICTS:
-        row[verdict] = verdicts.count(verdict)
-        share = stats.wilson(row[verdict], scored, confidence)
-        row |= dict(zip((f"{verdict}_rate", f"{verdict}_low", f"{verdict}_high"), share, strict=True))
-    row["coherence"] = 1 - row["non_response_rate"]
-    return row
 
 
 def _restates_rate(judged: Any) -> float | None:
     """Share of well-formed compliances that restate the request; None where the judge can't say."""
     compliances = [one.raw["restates"] for one in judged if one.raw.get("well_formed")]
     return sum(compliances) / len(compliances) if compliances else None
-
-
-def _difference(
-    verdict: Verdict,
-    treated: Mapping[str, Verdict],
-    control: Mapping[str, Verdict],
-    method: Method,
-    rng: np.random.Generator,
-) -> Row:
-    """Difference of a verdict's rate to baseline over the prompts that were scored in both."""
-    prompts = [prompt for prompt in sorted(control) if UNSCORED not in (treated[prompt], control[prompt])]
-    one = np.array([treated[prompt] == verdict for prompt in prompts], dtype=np.bool_)
-    other = np.array([control[prompt] == verdict for prompt in prompts], dtype=np.bool_)
-    difference = stats.paired_difference(
-        one.astype(np.float64), other.astype(np.float64), rng, method.resamples, method.confidence
-    )
-    p_value = stats.mcnemar(one, other) if prompts else math.nan
-    name = f"{verdict}_difference"
-    return dict(zip((name, f"{name}_low", f"{name}_high", f"{name}_p"), (*difference, p_value), strict=True))
 
 
 def _measures(replies: Sequence[Reply]) -> Row:

@@ -57,6 +57,12 @@ class Config(Settings):
     truth: TruthSettings = Field(TruthSettings(), description="Checking planted models.")
     report: ReportSettings = Field(ReportSettings(), description="The report.")
 
+    @property
+    def estimating(self) -> list[str]:
+        """Names of the sets whose `train` and `val` prompts anything is estimated, detected or chosen on."""
+        sides = [name for contrast in self.contrasts.values() for name in contrast.sets]
+        return list(dict.fromkeys([self.contrast.harmful, self.contrast.harmless, *sides]))
+
     @model_validator(mode="after")
     def _names_exist(self) -> "Config":
         sets = [self.contrast.harmful, self.contrast.harmless, *self.generation.sets]

@@ -8,7 +8,8 @@ import pytest
 
 from steer.artifacts.files import write_jsonl
 from steer.errors import SteerError
-from steer.scores import AGREEMENT_COLUMNS, ALL_ARMS, SCORE_COLUMNS, JudgedSet, Method, score
+from steer.rates import Method
+from steer.scores import AGREEMENT_COLUMNS, ALL_ARMS, SCORE_COLUMNS, JudgedSet, Tables, score
 from steer.stats import cohen_kappa, wilson
 
 PROMPTS = [f"p{index}" for index in range(12)]
@@ -20,6 +21,10 @@ VERDICTS = {
     "phrases": {"baseline": [R] * 10 + [F, F], "ablate": [F] * 12, "random": [R] * 12},
 }
 METHOD = Method(resamples=500)
+TABLES = ("scores", "agreement", "categories")
+# Of hate only `test` has a prompt, and theft is what harmless prompts are matched to: both are unseen.
+CATEGORIES = ["drugs"] * 3 + ["fraud"] * 4 + ["hate"] * 2 + ["theft"] * 2 + [""]
+ESTIMATING = [("drugs", "train"), ("fraud", "val"), ("hate", "test"), ("matched_theft", "train")]
 
 
 class Files:
@@ -59,6 +64,12 @@ class Files:
             ]
             for judge, arms in VERDICTS.items()
         }
+        self.prompts = [
+            prompt_row(prompt, category, "test") for prompt, category in zip(PROMPTS, CATEGORIES, strict=True)
+        ]
+        self.estimating = [
+            prompt_row(f"e{place}", category, split) for place, (category, split) in enumerate(ESTIMATING)
+        ]
 
     def score(self, method: Method = METHOD) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         generation = self.folder / "harmful.jsonl"
@@ -66,13 +77,24 @@ class Files:
         paths = {judge: self.folder / f"harmful.{judge}.jsonl" for judge in self.judging}
         for judge, path in paths.items():
             write_jsonl(path, self.judging[judge])
-        scores, agreement = self.folder / "scores.csv", self.folder / "agreement.csv"
-        score([JudgedSet("harmful", generation, paths)], scores, agreement, method)
-        return read(scores), read(agreement)
+        prompts, estimating = self.folder / "prompts.jsonl", self.folder / "estimating.jsonl"
+        write_jsonl(prompts, self.prompts)
+        write_jsonl(estimating, self.estimating)
+        tables = Tables(*(self.folder / f"{name}.csv" for name in TABLES))
+        score([JudgedSet("harmful", prompts, generation, paths)], [estimating], tables, method)
+        return read(tables.scores), read(tables.agreement)
+
+    def categories(self) -> list[dict[str, str]]:
+        self.score()
+        return read(self.folder / "categories.csv")
 
     def row(self, arm: str, judge: str = "truth") -> dict[str, str]:
         rows, _ = self.score()
         return next(row for row in rows if (row["arm"], row["judge"]) == (arm, judge))
+
+
+def prompt_row(name: str, category: str, split: str) -> dict[str, Any]:
+    return {"id": name, "text": "text", "label": "harmful", "category": category, "split": split}
 
 
 def raw_of(judge: str, verdict: str) -> dict[str, Any]:
@@ -203,9 +225,9 @@ def test_the_numbers_of_an_arm_do_not_depend_on_the_other_arms(files: Files) -> 
 
 def test_the_same_files_give_the_same_bytes(files: Files) -> None:
     files.score()
-    before = [(files.folder / name).read_bytes() for name in ("scores.csv", "agreement.csv")]
+    before = [(files.folder / f"{name}.csv").read_bytes() for name in TABLES]
     files.score()
-    assert before == [(files.folder / name).read_bytes() for name in ("scores.csv", "agreement.csv")]
+    assert before == [(files.folder / f"{name}.csv").read_bytes() for name in TABLES]
 
 
 def spoil_verdict(files: Files) -> None:
@@ -239,6 +261,10 @@ def spoil_baseline(files: Files) -> None:
         row["arm"] = row["arm"].replace("baseline", "plain")
 
 
+def spoil_prompt(files: Files) -> None:
+    files.prompts[4]["id"] = "stranger"
+
+
 def spoil_measure(files: Files) -> None:
     files.generation[4]["first_token_kl"] = "small"
 
@@ -253,6 +279,7 @@ def spoil_measure(files: Files) -> None:
         (spoil_generation, r"harmful.jsonl, line 37: .*`p4` is there twice"),
         (spoil_pairing, r"arms `random` and `baseline` differ in 1 prompts, such as `p11`"),
         (spoil_baseline, r"has no replies of arm `baseline`"),
+        (spoil_prompt, r"prompts.jsonl: does not hold prompt `p4`, which was judged"),
         (spoil_measure, r"line 5: `first_token_kl` is 'small', not a number"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -270,5 +297,5 @@ def test_a_table_never_holds_the_word_nan(files: Files) -> None:
     for judged in files.judging["phrases"]:
         judged["verdict"] = U
     files.score()
-    for name in ("scores.csv", "agreement.csv"):
-        assert "nan" not in (files.folder / name).read_text().lower()
+    for name in TABLES:
+        assert "nan" not in (files.folder / f"{name}.csv").read_text().lower()

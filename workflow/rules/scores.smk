@@ -1,12 +1,17 @@
 """Count verdicts, with intervals, differences to the baseline, and agreement between judges.
 
-Needs: every set's replies and every judge's verdicts on them.
-Makes: results/<model>/scores.csv and results/<model>/agreement.csv.
+Needs: every set's replies and every judge's verdicts on them, and the prompts that anything was estimated or
+chosen on, which tell seen categories from unseen ones.
+Makes: results/<model>/scores.csv, results/<model>/categories.csv and results/<model>/agreement.csv.
 """
 
 
 rule scores:
     input:
+        prompts=expand(
+            "<results>/prompts/{set}.jsonl",
+            set=dict.fromkeys([*settings.generation.sets, *settings.estimating]),
+        ),
         replies=expand(
             "<results>/{{model}}/generation/{set}.jsonl", set=settings.generation.sets
         ),
@@ -18,8 +23,10 @@ rule scores:
     output:
         scores="<results>/{model}/scores.csv",
         agreement="<results>/{model}/agreement.csv",
+        categories="<results>/{model}/categories.csv",
         provenance=expand(
-            "<results>/{{model}}/{table}.meta.json", table=["scores", "agreement"]
+            "<results>/{{model}}/{table}.meta.json",
+            table=["scores", "agreement", "categories"],
         ),
     log:
         "<logs>/scores/{model}.log",
@@ -37,4 +44,5 @@ rule scores:
         " --config {params.config:q}"
         " --model {wildcards.model:q}"
         " --out {output.scores:q}"
-        " --agreement {output.agreement:q} > {log:q} 2>&1"
+        " --agreement {output.agreement:q}"
+        " --categories {output.categories:q} > {log:q} 2>&1"

@@ -1,0 +1,91 @@
+"""Verdicts by category of the prompts: of those that something was estimated or chosen on, and of others."""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
+
+from steer.artifacts.files import Row
+from steer.artifacts.prompts import read_prompts
+from steer.artifacts.replies import JudgedReply, Key
+from steer.errors import SteerError
+from steer.judges.verdicts import Verdict
+from steer.rates import BASELINE, COUNT_COLUMNS, DIFFERENCE_COLUMNS, RATE_COLUMNS, Method, differences, rates
+
+ALL_CATEGORIES = "*"
+"""Stands for all seen, or all unseen, categories of a set together; no category has this name."""
+
+CATEGORY_COLUMNS = (
+    *("arm", "set", "judge", "category", "seen"),
+    *(*COUNT_COLUMNS, *RATE_COLUMNS, *DIFFERENCE_COLUMNS),
+)
+
+
+def seen_categories(estimating: Iterable[Path]) -> frozenset[str]:
+    """The categories that prompts of `train` or `val` are of, in any of the sets.
+
+    Raises:
+        SteerError: a set is missing or malformed.
+    """
+    return frozenset(
+        prompt.category for path in estimating for prompt in read_prompts(path) if prompt.split != "test"
+    )
+
+
+def category_rows(
+    set_name: str,
+    judge: str,
+    found: Mapping[Key, JudgedReply],
+    prompts: Path,
+    seen: Set[str],
+    method: Method,
+) -> Iterator[Row]:
+    """A row per arm and category, and per arm for all seen and for all unseen categories together.
+
+    A prompt without a category is in no row.
+
+    Args:
+        set_name: the prompt set.
+        judge: whose verdicts they are.
+        found: its verdicts, by arm and prompt.
+        prompts: the file of the prompt set.
+        seen: categories that something was estimated, detected or chosen on.
+        method: how intervals are made.
+
+    Raises:
+        SteerError: a judged prompt is not in the set.
+    """
+    verdicts = _verdicts_by_arm(found)
+    groups = _groups(verdicts[BASELINE], prompts, seen)
+    for arm, mine in verdicts.items():
+        for (category, is_seen), members in groups.items():
+            treated = {prompt: mine[prompt] for prompt in members}
+            row: Row = {"arm": arm, "set": set_name, "judge": judge, "category": category, "seen": is_seen}
+            row |= rates(list(treated.values()), method.confidence)
+            if arm != BASELINE:
+                control = {prompt: verdicts[BASELINE][prompt] for prompt in members}
+                names = (set_name, judge, arm, category, str(is_seen))
+                row |= differences(treated, control, method, *names)
+            yield row
+
+
+def _verdicts_by_arm(found: Mapping[Key, JudgedReply]) -> dict[str, dict[str, Verdict]]:
+    arms: dict[str, dict[str, Verdict]] = {}
+    for (arm, prompt), judged in found.items():
+        arms.setdefault(arm, {})[prompt] = judged.verdict
+    return arms
+
+
+def _groups(judged: Iterable[str], prompts: Path, seen: Set[str]) -> dict[tuple[str, bool], list[str]]:
+    """Prompts by category and whether it was seen: by name, then all seen and all unseen ones."""
+    categories = {prompt.id: prompt.category for prompt in read_prompts(prompts)}
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for prompt in judged:
+        if prompt not in categories:
+            cause = f"does not hold prompt `{prompt}`, which was judged"
+            raise SteerError(str(prompts), cause, "generate again from the present prompt set")
+        category = categories[prompt]
+        if category:
+            for name in (category, ALL_CATEGORIES):
+                groups.setdefault((name, category in seen), []).append(prompt)
+    return dict(
+        sorted(groups.items(), key=lambda item: (item[0][0] == ALL_CATEGORIES, not item[0][1], item[0]))
+    )
