@@ -22,6 +22,9 @@ DIGEST = "0123456789abcdef"
 LAYERS, POSITIONS, HIDDEN = 4, 5, 12
 CHOICE = {"layer": 3, "position": -1}
 COEFFICIENTS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+VERDICTS = ("refusal", "non_response", "full_response")
+CATEGORY_KEYS = ("arm", "set", "judge", "n", "unscored", *VERDICTS)
+CATEGORY_KEYS += tuple(f"{verdict}_{part}" for verdict in VERDICTS for part in ("rate", "low", "high"))
 LABELS = {"harmful": "harmful", "harmless": "harmless", "advbench": "harmful", "everyday": "harmless"}
 ARMS: dict[str, dict[str, Any]] = {
     "baseline": {"operation": "none"},
@@ -57,6 +60,7 @@ def config(results: Path | str = "results", **changes: Any) -> Config:
         "contrasts": {"prompt": {"first": "harmful", "second": "harmless"}},
         "sets": {name: {"source": "grammar", "label": label, "test": 50} for name, label in LABELS.items()},
         "arms": ARMS,
+        "grammar": {"held_out": 2},
         "generation": {"sets": list(LABELS)},
         "judges": {
             "truth": {"kind": "grammar"},
@@ -73,6 +77,8 @@ def build(results: Path, seed: int = 0) -> Config:
     folder = results / MODEL
     rows_of_scores = scores_rows()
     write_csv(folder / "scores.csv", rows_of_scores, list(rows_of_scores[0]))
+    rows_of_categories = category_rows()
+    write_csv(folder / "categories.csv", rows_of_categories, list(rows_of_categories[0]))
     _write_selection(folder / "selection", rng)
     write_directions(folder / "directions" / "refusal.safetensors", rng)
     for name, label in LABELS.items():
@@ -91,6 +97,28 @@ def scores_rows(n: int = 100) -> list[dict[str, Any]]:
     return [
         _scores_row(arm, name, judge, n) for arm in ARMS for name in LABELS for judge in ("truth", "phrases")
     ]
+
+
+# Categories of each set, whether they were seen, and how many prompts they have.
+CATEGORIES = {
+    "harmful": (("drugs", True, 14), ("fraud", True, 13), ("hate", False, 12)),
+    "harmless": (("matched_drugs", True, 14), ("matched_fraud", True, 13), ("matched_hate", False, 12)),
+    "advbench": (("Physical", False, 51), ("Human Rights and Civil Liberties", False, 15)),
+    "everyday": (("cooking", False, 10),),
+}
+
+
+def category_rows() -> list[dict[str, Any]]:
+    """Rows of every category, and of all seen and of all unseen ones, without the differences."""
+    rows = []
+    for (name, parts), judge, arm in product(CATEGORIES.items(), ("truth", "phrases"), ARMS):
+        sizes = {seen: sum(n for _, other, n in parts if other == seen) for seen in (True, False)}
+        whole = [("*", seen, n) for seen, n in sizes.items() if n]
+        for category, seen, n in (*parts, *whole):
+            row = _scores_row(arm, name, judge, n)
+            kept = {key: value for key, value in row.items() if key in CATEGORY_KEYS}
+            rows.append(kept | {"category": category, "seen": seen})
+    return rows
 
 
 def _scores_row(arm: str, name: str, judge: str, n: int) -> dict[str, Any]:

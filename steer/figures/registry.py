@@ -28,6 +28,7 @@ DRAWN_WITH = ("matplotlib", "numpy", "pandas", "jinja2", "h5py")
 INPUTS = {
     "scores": "{results}/{model}/scores.csv",
     "agreement": "{results}/{model}/agreement.csv",
+    "categories": "{results}/{model}/categories.csv",
     "held_out": "{results}/judges/{trained}/agreement.json",
     "strength": "{results}/{model}/selection/strength.csv",
     "arditi": "{results}/{model}/selection/arditi.csv",
@@ -82,6 +83,12 @@ FIGURES = {
         "Verdicts by arm and set",
         "1 Results",
         ("scores",),
+        ("arms", "sets", "generation.sets", "scores"),
+    ),
+    "held_out": Figure(
+        "Seen and unseen categories of harm",
+        "1 Results",
+        ("categories",),
         ("arms", "sets", "generation.sets", "scores"),
     ),
     "dose_response": Figure(
@@ -174,6 +181,8 @@ def figures_of(config: Config) -> list[str]:
     """Names of the figures that a configuration has something to draw for, in the order of reading."""
     drawn = dict.fromkeys(FIGURES, True)
     drawn["dose_response"] = any(arm.operation == "add" and _is_tuned(arm) for arm in config.arms.values())
+    answered = [config.sets[name] for name in config.generation.sets]
+    drawn["held_out"] = config.grammar.held_out > 0 and any(one.source == "grammar" for one in answered)
     drawn["agreement"] = len(config.judges) > 1
     drawn["decomposition"] = any(arm.operation == "replay_routing" for arm in config.arms.values())
     drawn["routing_map"] = bool(config.contrasts)

@@ -15,6 +15,7 @@ from steer.figures import style
 from steer.figures.inputs import Inputs, Settings, records
 from steer.figures.output import save
 from steer.figures.scores import COUNTS, RATES, shown
+from steer.figures.slots import name_slots, slots
 
 BAR = 0.66
 PANEL_WIDTH = 2.9
@@ -26,20 +27,6 @@ ROOM = 0.16
 def table(inputs: Inputs, settings: Settings) -> DataFrame:
     """A row per arm and set: counts and the three rates with Wilson intervals."""
     return shown(inputs["scores"][0], settings, (*COUNTS, *RATES))
-
-
-def _slots(rows: DataFrame) -> tuple[dict[str, float], dict[str, float]]:
-    """Heights of the arms and of the headings over their groups, from 0 downwards."""
-    arms: dict[str, float] = {}
-    headings: dict[str, float] = {}
-    height = 0.0
-    for row in rows.drop_duplicates("arm").itertuples():
-        if row.group not in headings:
-            headings[str(row.group)] = height - 0.25
-            height -= 1.0
-        arms[str(row.arm)] = height
-        height -= 1.0
-    return arms, headings
 
 
 def _bars(axes: Axes, rows: DataFrame, heights: list[float]) -> None:
@@ -108,28 +95,14 @@ def _panel(axes: Axes, rows: DataFrame, arms: dict[str, float]) -> None:
 
 def plot(rows: DataFrame, settings: Settings) -> Figure:
     """One panel per set, one bar per arm, in the same order in each."""
-    arms, headings = _slots(rows)
+    arms, headings = slots(rows)
     sets = list(dict.fromkeys(rows["set"]))
     lowest = min(arms.values())
     figure = style.canvas(1.7 + PANEL_WIDTH * len(sets), 1.6 + ROW_HEIGHT * (1 - lowest))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, sets, strict=True):
         _panel(axes, rows[rows["set"] == name], arms)
-    panels[0].set_yticks(list(arms.values()), list(arms))
-    panels[0].set_ylim(lowest - 0.6, 0.3)
-    for group, height in headings.items():
-        panels[0].annotate(
-            group,
-            (0, height),
-            xytext=(-4, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            weight="bold",
-            color=style.FAINT,
-            annotation_clip=False,
-        )
+    name_slots(panels[0], arms, headings)
     level = settings["scores"]["confidence"]
     style.headline(
         figure, f"{settings['model']}: what the replies are, judged by “{settings['scores']['judge']}”"

@@ -21,7 +21,7 @@ DEFAULT = load(ROOT / "config.yaml", Path(__file__).parent / "config.tiny.yaml")
 # What the finished project ran.
 TINY = DEFAULT.model_copy(update={"models": {"organism": DEFAULT.models["organism"]}})
 SETS, ARMS = TINY.generation.sets, list(TINY.arms)
-BY_SCORES = {"figure_summary": 1, "figure_verdicts": 1}
+BY_SCORES = {"figure_summary": 1, "figure_verdicts": 1, "figure_held_out": 1}
 SCORED = {"scores": 1, "figure_agreement": 1, **BY_SCORES}
 ANSWERED = {"generation": 3, "judging": 9, "figure_samples": 1, **SCORED}
 STRENGTH = {"strength": 1, "arms": 1, "figure_dose_response": 1, "figure_selection_map": 1, **ANSWERED}
