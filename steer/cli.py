@@ -413,6 +413,9 @@ def _check_names(config: "Config", args: argparse.Namespace) -> None:
         "judge": list(config.judges),
         "contrast": list(config.contrasts),
     }
+    if args.command == "figures":
+        # Some are about all models together; the registry knows which.
+        del known["model"]
     for kind, names in known.items():
         name = getattr(args, kind, None)
         if name is not None and name not in names:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import pytest
 from steer.artifacts.files import read_jsonl
 from steer.cli import COMMANDS, main
 from tests import by_hand
+from tests.figure_inputs import config
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,3 +76,14 @@ def test_the_module_runs_as_a_program_and_ends_with_the_status(study: Path) -> N
     )
     assert shown.returncode == 1
     assert shown.stderr == "error: set `none`: is unknown\n  next: known: bad, good\n"
+
+
+def test_a_figure_may_be_about_the_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = config(tmp_path).model_dump(mode="json")
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    asked = ["figures", "--config", str(tmp_path / "config.yaml"), "--figure", "scorecard", "--model"]
+    # The study is known, and its table is not there yet; another model is not known.
+    assert main([*asked, "study"]) == 1
+    assert "scorecard.csv: no such file" in capsys.readouterr().err
+    assert main([*asked, "nobody"]) == 1
+    assert "model `nobody`: unknown" in capsys.readouterr().err
