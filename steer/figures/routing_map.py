@@ -25,6 +25,8 @@ from steer.figures.output import save
 COLUMNS = ("layer", "expert", "risk_difference", "ci_low", "ci_high", "q_value", "prompt_stability")
 # Up to this many experts a cell has room for its number.
 FEW_EXPERTS = 16
+# So many maps of few experts stand beside each other.
+ABREAST = 2
 # Numbers smaller than this are left out of the cells: they are white anyway.
 SHOWN = 0.05
 SIGNIFICANT, STABLE = "significant", "significant and stable"
@@ -113,13 +115,16 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
     names = list(dict.fromkeys(rows["contrast"]))
     layers, experts = rows["layer"].nunique(), rows["expert"].nunique()
     few = experts <= FEW_EXPERTS
-    shape = (1, len(names)) if few else (len(names), 1)
-    width = (2.2 + 0.42 * experts) * len(names) if few else 3.0 + 0.06 * experts
+    columns = min(len(names), ABREAST) if few else 1
+    shape = (-(-len(names) // columns), columns)
+    width = (2.2 + 0.42 * experts) * columns if few else 3.0 + 0.06 * experts
     height = 1.2 + max(1.6, (0.42 if few else 0.1) * layers)
     figure = style.canvas(max(width, 7.5), 0.9 + height * shape[0])
     panels = figure.subplots(*shape, squeeze=False).ravel()
     reach = float(np.nanmax(np.abs(rows["risk_difference"]))) or 1.0
-    for axes, name in zip(panels, names, strict=True):
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels, names, strict=False):
         _panel(figure, axes, rows[rows["contrast"] == name], reach, _title(name, settings))
     style.headline(figure, f"{settings['model']}: which experts the router chooses more often on one side")
     style.legend_below(figure, _legend(settings))
