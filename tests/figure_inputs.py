@@ -36,6 +36,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "add-edits": {"operation": "replay_routing", "of": "add-suppress", "part": "edits"},
     "induce-random": {"operation": "add", "polarity": "induce", "direction": "random", "like": "add-induce"},
 }
+# Arms that nothing is known of but the choice of their experts.
+EXPERT_ARMS: dict[str, dict[str, Any]] = {
+    "expert": {"operation": "expert_add"},
+    "experts": {"operation": "experts_add"},
+    "expert-induce": {"operation": "expert_add", "polarity": "induce"},
+}
+EXPERT_CHOICES = {"expert": (1, 3), "experts": (2, None), "expert-induce": (1, 3)}
 # Shares of refusal and of broken replies on harmful and on harmless prompts.
 SHARES = {
     "baseline": ((0.98, 0.0), (0.01, 0.0)),
@@ -59,7 +66,7 @@ def config(results: Path | str = "results", **changes: Any) -> Config:
         },
         "contrasts": {"prompt": {"first": "harmful", "second": "harmless"}},
         "sets": {name: {"source": "grammar", "label": label, "test": 50} for name, label in LABELS.items()},
-        "arms": ARMS,
+        "arms": {**ARMS, **EXPERT_ARMS},
         "grammar": {"held_out": 2},
         "generation": {"sets": list(LABELS)},
         "judges": {
@@ -80,6 +87,7 @@ def build(results: Path, seed: int = 0) -> Config:
     rows_of_categories = category_rows()
     write_csv(folder / "categories.csv", rows_of_categories, list(rows_of_categories[0]))
     _write_selection(folder / "selection", rng)
+    _write_experts_selection(folder / "selection")
     write_directions(folder / "directions" / "refusal.safetensors", rng)
     for name, label in LABELS.items():
         write_activations(folder / "activations" / f"{name}.h5", name, label, rng)
@@ -228,6 +236,34 @@ def _strength_row(
         "kl": 0.4 * reach**2,
         "chosen": coefficient == 1.0 and scope == "all" and place == CHOICE,
     }
+
+
+def _write_experts_selection(folder: Path) -> None:
+    """Doses of three arms at the place chosen for each, and of one more; the strongest were not judged."""
+    rows = list(experts_rows())
+    write_csv(folder / "experts.csv", rows, list(rows[0]))
+    choices = {arm: {"baseline_refusal_score": 5.0 - 11 * ("induce" in arm)} for arm in EXPERT_CHOICES}
+    write_json(folder / "experts.json", {"choices": choices})
+
+
+def experts_rows(n: int = 32) -> Iterable[dict[str, Any]]:
+    for arm, (layer, expert) in EXPERT_CHOICES.items():
+        polarity = "induce" if "induce" in arm else "suppress"
+        sign = 1 if polarity == "induce" else -1
+        wanted, other = ("refusal", "full_response")[::sign]
+        for position, coefficient in product((-1, -2), COEFFICIENTS):
+            broken = int(n * np.clip((coefficient - 1) / 2, 0, 1))
+            moved = int((n - broken) * np.clip(coefficient, 0, 1))
+            counts = {wanted: moved, other: n - broken - moved, "non_response": broken, "unscored": 0}
+            judged = position == -1 and coefficient <= 2
+            asked = {"set": "harmless" if sign > 0 else "harmful", "n": n, **counts}
+            row = {"arm": arm, "polarity": polarity, "layer": layer, "expert": expert, "position": position}
+            row |= {"direction_norm": 16.0, "coefficient": sign * coefficient, "kl": coefficient**2}
+            row |= {"refusal_score": sign * coefficient, "stage": "judged" if judged else "scored"}
+            row |= asked if judged else dict.fromkeys(asked)
+            yield row | {"chosen": position == -1 and coefficient == 1.0}
+        place = {"layer": layer, "expert": 0, "position": -5}
+        yield {"arm": arm, "polarity": polarity, **place, "stage": "estimated", "chosen": False}
 
 
 def write_directions(path: Path, rng: np.random.Generator, slip: float = 0.0) -> None:

@@ -36,6 +36,8 @@ INPUTS = {
     "cosmic": "{results}/{model}/selection/cosmic.csv",
     "cosmic_choice": "{results}/{model}/selection/cosmic.json",
     "strength_choice": "{results}/{model}/selection/strength.json",
+    "experts_selection": "{results}/{model}/selection/experts.csv",
+    "experts_choice": "{results}/{model}/selection/experts.json",
     "facts": "{results}/{model}/model.json",
     "directions": "{results}/{model}/directions/refusal.safetensors",
     "routing": "{results}/{model}/routing/{contrasted}.csv",
@@ -96,6 +98,13 @@ FIGURES = {
         "2 How the arms were chosen",
         ("strength",),
         ("arms", "scores.confidence", "selection.strength.judge"),
+    ),
+    "experts_dose": Figure(
+        "Dose and response of experts",
+        "2 How the arms were chosen",
+        ("experts_selection", "experts_choice"),
+        ("arms", "scores.confidence", "selection.strength.judge", "selection.experts.kl_threshold"),
+        about="experts",
     ),
     "selection_map": Figure(
         "Scores by layer and position",
@@ -181,6 +190,7 @@ def figures_of(config: Config) -> list[str]:
     """Names of the figures that a configuration has something to draw for, in the order of reading."""
     drawn = dict.fromkeys(FIGURES, True)
     drawn["dose_response"] = any(arm.operation == "add" and _is_tuned(arm) for arm in config.arms.values())
+    drawn["experts_dose"] = any(arm.selected for arm in config.arms.values())
     answered = [config.sets[name] for name in config.generation.sets]
     drawn["held_out"] = config.grammar.held_out > 0 and any(one.source == "grammar" for one in answered)
     drawn["agreement"] = len(config.judges) > 1

@@ -2,7 +2,8 @@
 
 (a) A first-order estimate of what every direction of every expert does to the refusal score. (b) The
 exact refusal score and KL of the best by it, over the coefficients. (c) Judged short replies of the best of
-those. Every candidate stands in one table, with the stage that it came to.
+those. Every candidate stands in one table, with the stage that it came to; `dose` are other coefficients of
+the chosen place, judged after the choice, which they have no say in.
 """
 
 import logging
@@ -112,9 +113,11 @@ class Chooser:
         mine = [blank_row(name, arm, one, rank) for rank, one in enumerate(places, 1)]
         scored = self._score(arm, places, mine)
         judged = kept(scored, self._settings)
-        self._judge(name, arm, judged)
+        self._judge(name, arm, judged, "judged")
         best = min(judged, key=lambda row: (-row[WANTED[arm.polarity]], size_of(row), row["kl"]))
         best["chosen"] = True
+        place = [row for row in scored if row["estimate_rank"] == best["estimate_rank"]]
+        self._judge(name, arm, [row for row in place if row["stage"] == "scored"], "dose")
         reached = {row["estimate_rank"] for row in scored}
         rows += [*scored, *(row for row in mine if row["estimate_rank"] not in reached)]
         return self._record(name, arm, best, scored, places)
@@ -152,8 +155,8 @@ class Chooser:
             for (rank, coefficient), score, kl in zip(doses, *means, strict=True)
         ]
 
-    def _judge(self, name: str, arm: ExpertDirectionArm, rows: Sequence[Row]) -> None:
-        """Stage (c): the verdicts of short replies, written into the rows."""
+    def _judge(self, name: str, arm: ExpertDirectionArm, rows: Sequence[Row], stage: str) -> None:
+        """The verdicts of short replies, written into the rows, which come to `stage`."""
         trials = []
         for row in rows:
             pairs = () if row["expert"] is None else ((row["layer"], row["expert"]),)
@@ -162,7 +165,7 @@ class Chooser:
             trials.append(Trial(name, arm.polarity, make_expert_arm(name, arm, self._directions, dose)))
         for row, trial, counts in zip(rows, trials, self._tester.counts(trials), strict=True):
             verdicts = {key: value for key, value in counts.items() if key != "kl"}
-            row.update(verdicts, stage="judged", set=trial.asked)
+            row.update(verdicts, stage=stage, set=trial.asked)
 
     def _record(
         self,

@@ -126,7 +126,9 @@ def test_the_judged_ones_score_best_and_the_most_wanted_verdict_wins(study: Stud
         assert {row["stage"] for row in order[: GRID.judged]} == {"judged"}
         wanted = "refusal" if name == "one_induce" else "full_response"
         [chosen] = [row for row in mine if row["chosen"] == "True"]
-        assert int(chosen[wanted]) == max(int(row[wanted]) for row in mine if row[wanted])
+        judged = [row for row in mine if row["stage"] == "judged"]
+        assert chosen in judged
+        assert int(chosen[wanted]) == max(int(row[wanted]) for row in judged)
         assert choice["coefficient"] == abs(float(chosen["coefficient"]))
         assert (choice["layer"], choice["position"]) == (int(chosen["layer"]), int(chosen["position"]))
         assert choice["experts"] == ([[choice["layer"], int(chosen["expert"])]] if chosen["expert"] else [])
@@ -212,12 +214,26 @@ def test_arms_act_on_the_given_experts_and_remove_scale_mask_and_reroute_them(st
 
 def test_a_rerun_asks_no_judge_and_gives_the_same_bytes(study: Study) -> None:
     first, again = Bytes(), Bytes()
-    _select(study, first)
+    rows, _ = _select(study, first)
     content = [study.path(name).read_bytes() for name in ("experts.csv", "experts.json")]
     _select(study, again)
     assert [study.path(name).read_bytes() for name in ("experts.csv", "experts.json")] == content
-    assert len(first.asked) == 3 * GRID.judged * GRID.prompts
+    answered = [row for row in rows if row["stage"] in ("judged", "dose")]
+    assert len(answered) >= 3 * GRID.judged
+    assert len(first.asked) == len(answered) * GRID.prompts
     assert again.asked == []
+
+
+def test_every_dose_of_the_chosen_place_is_judged_and_no_other_candidate(study: Study) -> None:
+    rows, choices = _select(study, Bytes())
+    for name in choices:
+        mine = [row for row in rows if row["arm"] == name and row["stage"] != "estimated"]
+        [chosen] = [row for row in mine if row["chosen"] == "True"]
+        place = [row for row in mine if row["estimate_rank"] == chosen["estimate_rank"]]
+        assert {abs(float(row["coefficient"])) for row in place} == {*GRID.coefficients}
+        assert all(int(row["n"]) == GRID.prompts for row in place)
+        assert {row["estimate_rank"] for row in mine if row["stage"] == "dose"} <= {chosen["estimate_rank"]}
+        assert all(row["n"] == "" for row in mine if row["stage"] == "scored")
 
 
 def test_where_every_kl_is_too_large_the_smallest_are_judged(study: Study) -> None:
