@@ -4,12 +4,12 @@ A rule puts `trigger(...)` into its parameters, so that changed code or settings
 them, and nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from steer.artifacts.provenance import code_digest, digest
-from steer.config import Config, pick
+from steer.config import ArmSettings, Config, pick
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,20 @@ JUDGES = {
 }
 
 
+# A choice that is made for some arms depends on those alone: any other arm is written without it.
+CHOOSES_FOR: dict[str, Callable[[ArmSettings], bool]] = {
+    "strength": lambda arm: arm.dosed,
+    "experts": lambda arm: arm.selected,
+}
+
+
 def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[str, Any]:
     """The settings that a stage reads, by dotted key, as JSON-able values."""
-    return pick(config, STAGES[stage].settings, names)
+    found = pick(config, STAGES[stage].settings, names)
+    if stage in CHOOSES_FOR:
+        concerns = CHOOSES_FOR[stage]
+        found["arms"] = {name: arm for name, arm in found["arms"].items() if concerns(config.arms[name])}
+    return found
 
 
 def trigger(stage: str, config: Config, **names: str) -> str:

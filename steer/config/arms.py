@@ -24,6 +24,11 @@ class _Arm(Settings):
         return False
 
     @property
+    def dosed(self) -> bool:
+        """Whether judged generation chooses its place, coefficient and scope, which are not copied."""
+        return False
+
+    @property
     def selected(self) -> bool:
         """Whether its experts, or its layer, position and coefficient, are to be chosen among all experts."""
         return False
@@ -60,6 +65,10 @@ class ResidualArm(_Arm):
     coefficient: float | None = Field(None, ge=0, description="Multiple of the direction, when not selected.")
     scope: Scope | None = Field(None, description=_SCOPE)
     seed: int = Field(0, ge=0, description=_SEED)
+
+    @property
+    def dosed(self) -> bool:  # noqa: D102 - as its class says
+        return self.tuned and self.like is None
 
     @model_validator(mode="after")
     def _says_what_it_does(self) -> "ResidualArm":

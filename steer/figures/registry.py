@@ -209,7 +209,7 @@ def models_of(name: str, config: Config) -> list[str]:
 
 
 def _is_tuned(arm: Any) -> bool:
-    return bool(arm.tuned and arm.like is None and arm.coefficient is None)
+    return bool(arm.dosed and arm.coefficient is None)
 
 
 def inputs_of(name: str) -> tuple[str, ...]:

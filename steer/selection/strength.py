@@ -32,7 +32,7 @@ class Dosed:
 
 def is_tuned(settings: ArmSettings) -> TypeGuard[ResidualArm]:
     """Whether an arm's dose is found here, not given or copied."""
-    return isinstance(settings, ResidualArm) and settings.tuned and settings.like is None
+    return isinstance(settings, ResidualArm) and settings.dosed
 
 
 def _doses(settings: ResidualArm, best: Sequence[tuple[int, int]], grid: StrengthSettings) -> Iterator[Dose]:

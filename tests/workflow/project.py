@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,8 +17,33 @@ from steer.config import merge
 ROOT = Path(__file__).parents[2]
 COPIED = ("Snakefile", "config.yaml", "data", "envs", "steer", "workflow")
 TINY = Path("config.tiny.yaml")
+# What is left of the default, each kind of arm once: more of a kind run the same rules again.
+KEPT = {
+    "models": ("organism",),
+    "sets": ("harmful", "harmless", "everyday", "refusing", "complying"),
+    "contrasts": ("prompt", "response"),
+    "arms": (
+        "baseline",
+        "add",
+        "add_random",
+        "ablate",
+        "ablate_cosmic",
+        "expert",
+        "expert_matched",
+        "reroute",
+        "reroute_random",
+        "ablate_edits",
+        "ablate_routing",
+    ),
+}
 # Of a loaded machine of two cores; no test waits for its end.
 LONGEST = 1500
+
+
+def kept() -> dict[str, Any]:
+    """The default configuration without what the tiny flow leaves out; laid-over values can't remove any."""
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    return values | {key: {name: values[key][name] for name in names} for key, names in KEPT.items()}
 
 
 class Project:
@@ -44,12 +70,12 @@ class Project:
         shutil.copy2(ROOT / "tests" / "workflow" / TINY.name, folder / TINY)
         return cls(folder)
 
-    def keep_models(self, *names: str) -> None:
-        """Leave other models out of the default configuration; laid-over values can't."""
-        path = self.path("config.yaml")
-        values = yaml.safe_load(path.read_text())
-        values["models"] = {name: values["models"][name] for name in names}
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+    @classmethod
+    def tiny(cls, folder: Path) -> "Project":
+        """One whose default configuration keeps little."""
+        project = cls.of_the_checkout(folder)
+        project.path("config.yaml").write_text(yaml.safe_dump(kept(), sort_keys=False))
+        return project
 
     def copy(self, folder: Path) -> "Project":
         """A copy with all results, and with the times by which Snakemake knows them."""

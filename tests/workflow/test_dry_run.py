@@ -109,6 +109,12 @@ def test_every_rule_has_a_log_a_benchmark_an_environment_and_a_message(place: st
     assert "{" in message[1]
 
 
+def test_no_trigger_is_made_from_inputs() -> None:
+    """Snakemake compares no parameter that takes the input files: such a trigger would rerun nothing."""
+    for path in RULES:
+        assert not re.search(r"trigger=lambda [^:]*\b(?:input|output)\b", path.read_text()), path.name
+
+
 def test_every_rule_file_opens_with_what_it_needs_and_makes() -> None:
     for path in RULES:
         if path.name != "common.smk":

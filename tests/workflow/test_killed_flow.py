@@ -32,7 +32,7 @@ def _kill_when(project: Project, made: Path) -> None:
 def test_a_killed_flow_is_unlocked_and_ends_with_the_files_of_one_that_was_not(
     finished: Project, tmp_path: Path
 ) -> None:
-    project = Project.of_the_checkout(tmp_path / "killed")
+    project = Project.tiny(tmp_path / "killed")
     _kill_when(project, project.path("results/organism/model.json"))
     assert not project.path(TARGET).exists()
     assert "--unlock" in project.run(TARGET, check=False)

@@ -8,31 +8,59 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from steer.artifacts import CONTRACT_VERSION
 from steer.artifacts.activations import ActivationFile
 from steer.artifacts.origin import input_digest, meta_path, read_provenance
 from steer.artifacts.provenance import code_digest, folder_digest
-from steer.config import Config, load
+from steer.config import Config, load, merge, parse
 from steer.figures import registry
-from tests.workflow.project import ROOT, Project
+from tests.workflow.project import Project, kept
 
-DEFAULT = load(ROOT / "config.yaml", Path(__file__).parent / "config.tiny.yaml")
 # What the finished project ran.
-TINY = DEFAULT.model_copy(update={"models": {"organism": DEFAULT.models["organism"]}})
+TINY = parse(merge(kept(), yaml.safe_load((Path(__file__).parent / "config.tiny.yaml").read_text())))
 SETS, ARMS = TINY.generation.sets, list(TINY.arms)
-BY_SCORES = {"figure_summary": 1, "figure_verdicts": 1, "figure_held_out": 1}
+# How many jobs of each rule follow from a change of what comes before them.
+JUDGED = {"judging": len(SETS)}
+BY_SCORES = {"figure_summary": 1, "figure_verdicts": 1, "figure_decomposition": 1, "figure_held_out": 1}
 SCORED = {"scores": 1, "figure_agreement": 1, **BY_SCORES}
-ANSWERED = {"generation": 3, "judging": 9, "figure_samples": 1, **SCORED}
-STRENGTH = {"strength": 1, "arms": 1, "figure_dose_response": 1, "figure_selection_map": 1, **ANSWERED}
+ANSWERED = {
+    "generation": len(SETS),
+    "judging": len(SETS) * len(TINY.judges),
+    "figure_samples": 1,
+    **SCORED,
+}
+WRITTEN = {"arms": 1, **ANSWERED}
+DOSED = {"figure_dose_response": 1, "figure_selection_map": 1}
+STRENGTH = {"strength": 1, **DOSED, **WRITTEN}
+EXPERTS = {"experts": 1, "figure_experts_dose": 1, **WRITTEN}
+# Figures of doses pick their arms out of all.
+ARM = {**DOSED, "figure_experts_dose": 1, **WRITTEN}
+DETECTED = {"detection": 1, "figure_detection_effect": 1}
 MEASURED = {
     "directions": 1,
+    "expert_directions": 1,
+    "decomposition": 1,
     "selection": 2,
+    "figure_cosines": 1,
     "figure_direction_writes": 1,
     "figure_projections": 1,
+    **DETECTED,
+    **EXPERTS,
     **STRENGTH,
 }
-MODEL = {"resolve": 1, "activations": 3, **MEASURED}
+BY_CONFIDENCE = {"figure_dose_response": 1, "figure_experts_dose": 1, "figure_detection_effect": 1}
+CONTRASTED = {
+    "routing": len(TINY.contrasts),
+    "sorting": 1,
+    "rerouting": 1,
+    "figure_routing_map": 1,
+    **DETECTED,
+    **WRITTEN,
+}
+RECORDED = {"activations": len(TINY.sets), **CONTRASTED, **MEASURED}
+MODEL = {"resolve": 1, **RECORDED}
 
 
 def _lines(project: Project, name: str) -> list[dict[str, str]]:
@@ -46,8 +74,9 @@ def _table(project: Project, name: str) -> list[dict[str, str]]:
 
 def test_every_figure_and_table_is_made(finished: Project) -> None:
     for name in registry.figures_of(TINY):
-        for path in registry.outputs_of(name, TINY, "organism"):
-            assert finished.path(path).stat().st_size > 20, path
+        for model in registry.models_of(name, TINY):
+            for path in registry.outputs_of(name, TINY, model):
+                assert finished.path(path).stat().st_size > 20, path
     scores = _table(finished, "organism/scores.csv")
     expected = {(arm, name, judge) for arm in ARMS for name in SETS for judge in TINY.judges}
     assert {(row["arm"], row["set"], row["judge"]) for row in scores} == expected
@@ -139,13 +168,18 @@ def test_a_finished_run_plans_nothing(finished: Project) -> None:
     ("setting", "expected"),
     [
         ("report={replies: full}", {"figure_samples": 1}),
-        ("scores={confidence: 0.9}", {**SCORED, "figure_dose_response": 1}),
+        ("scores={confidence: 0.9}", {**SCORED, **BY_CONFIDENCE}),
         ("generation={max_new_tokens: 6}", ANSWERED),
-        ("judges={more: {kind: phrases, match: at_start}}", {"judging": 3, **SCORED}),
-        ("arms={more: {operation: ablate, rank: 2, tuned: false}}", STRENGTH),
+        ("judges={more: {kind: phrases, match: at_start}}", {**JUDGED, **SCORED}),
+        # Nothing is to be chosen for it.
+        ("arms={more: {operation: ablate, rank: 2, tuned: false}}", ARM),
+        ("arms={more: {operation: expert_add}}", {"experts": 1, **ARM}),
         ("selection={cosmic: {layers: 0.5}}", {"selection": 1, **STRENGTH}),
+        ("selection={rerouting: {prompts: 3}}", {"rerouting": 1, **WRITTEN}),
+        ("detection={exact: 3}", DETECTED),
+        ("routing={top: 2}", CONTRASTED),
         ("directions={filter: true}", MEASURED),
-        ("seed=1", {"prompts": 3, "activations": 3, **MEASURED}),
+        ("seed=1", {"prompts": len(TINY.sets), **RECORDED}),
         ("models={organism: {organism: {seed: 1}}}", {"compliance": 1, "organism": 1, **MODEL}),
         ("models={organism: {organism: {anchor_weight: 0.1}}}", {"organism": 1, **MODEL}),
     ],
@@ -162,8 +196,8 @@ def test_a_changed_setting_rebuilds_what_depends_on_it_and_nothing_else(
     [
         ("figures/verdicts", {"figure_verdicts": 1}),
         ("scores", SCORED),
-        ("judges/phrases", {"judging": 3, **SCORED}),
-        ("models/decoding", STRENGTH),
+        ("judges/phrases", {**JUDGED, **SCORED}),
+        ("models/decoding", {"rerouting": 1, **EXPERTS, **STRENGTH}),
         ("organism/losses", {"organism": 1, **MODEL}),
         ("training/losses", {"compliance": 1, "organism": 1, "judge": 1, **MODEL}),
     ],
@@ -182,12 +216,13 @@ def test_a_comment_rebuilds_nothing(finished: Project) -> None:
 
 
 def test_changed_data_rebuilds_what_is_made_from_it_and_nothing_else(finished: Project) -> None:
-    everyday = {"activations": 1, "generation": 1, "judging": 3, "figure_samples": 1, "figure_projections": 1}
+    drawn = {"figure_samples": 1, "figure_projections": 1}
+    everyday = {"activations": 1, "generation": 1, "judging": len(TINY.judges), **drawn}
     with finished.extended("data/prompts/everyday.jsonl", json.dumps({"text": "What is a kite?"})):
         assert finished.plan() == {"prompts": 1, **everyday, **SCORED}
     with finished.extended("data/grammar/contexts.txt", "in a hurry\n"):
         plan = finished.plan()
-    assert plan == {"prompts": 2, "compliance": 1, "organism": 1, "judge": 1, **MODEL}
+    assert plan == {"prompts": len(TINY.sets) - 1, "compliance": 1, "organism": 1, "judge": 1, **MODEL}
 
 
 def test_restyling_one_figure_redraws_one_figure(finished: Project, tmp_path: Path) -> None:

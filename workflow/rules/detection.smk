@@ -60,7 +60,7 @@ rule scorecard:
         table="<results>/scorecard.csv",
         provenance="<results>/scorecard.meta.json",
     log:
-        "<logs>/scorecard.log",
+        "<logs>/scorecard/all.log",
     benchmark:
         "<benchmarks>/scorecard/all.tsv"
     conda:

@@ -33,9 +33,9 @@ rule routing:
                 *input.prompts,
             ]
         ),
-        trigger=lambda wildcards, input: (
+        trigger=lambda wildcards: (
             trigger("published", "contrast")(wildcards)
-            if input.ranking
+            if get_ranking(wildcards)
             else trigger("routing", "contrast")(wildcards)
         ),
     message:
