@@ -19,6 +19,11 @@ def _score(logits: Tensor) -> Tensor:
     return refusal_score(logits[:, -1], (10, 40, 77))
 
 
+def _hooks(loaded: LoadedModel) -> list[tuple[int, int]]:
+    """How many hooks each module has; transformers leaves some of its own behind."""
+    return [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in loaded.model.modules()]
+
+
 def _rows(loaded: LoadedModel) -> list[list[int]]:
     return [loaded.encode(text) for text in PROMPTS]
 
@@ -62,7 +67,7 @@ def test_gradients_by_block_outputs_agree_with_those_by_gates(tiny: Tiny, family
 def test_watching_changes_nothing_and_leaves_no_hook(tiny: Tiny) -> None:
     loaded = tiny("olmoe")
     batch = loaded.batch(_rows(loaded))
-    before = loaded.next_token_logits(batch)
+    before, hooks = loaded.next_token_logits(batch), _hooks(loaded)
     kept: list[Tensor] = []
 
     def score(logits: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ def test_watching_changes_nothing_and_leaves_no_hook(tiny: Tiny) -> None:
 
     watch(loaded, batch, POSITIONS, score)
     assert torch.equal(kept[0][:, -1], before)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in loaded.model.modules())
+    assert _hooks(loaded) == hooks
 
 
 def test_values_are_summed_by_expert() -> None:

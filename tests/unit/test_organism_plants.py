@@ -301,7 +301,7 @@ def test_only_the_last_phase_of_a_tuned_plant_refuses(base: Path) -> None:
     ("plant", "said"),
     [
         ({"kind": "routed", "stepz": 3}, "did you mean `steps`?"),
-        ({"kind": "fern"}, "does not match any of the expected tags"),
+        ({"kind": "fern"}, "unknown `fern`; known: `routed`"),
         ({"kind": "routed", "experts": [[1, 30]]}, "has no part 30 in layer 1"),
         ({"kind": "head", "head": [9, 0]}, "has no part 0 in layer 9"),
     ],
