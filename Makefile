@@ -61,7 +61,7 @@ clean: ## remove what the flow made
 	rm -rf results logs benchmarks
 
 distclean: clean ## remove the environment and all caches too
-	rm -rf .venv .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-vllm .snakemake .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

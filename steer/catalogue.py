@@ -100,7 +100,10 @@ def architecture(path: str) -> dict[str, Any] | None:
     """The configuration of a model by the folder or the hub's name that it is; None where it is not known."""
     facts = Path(path, "config.json")
     if facts.is_file():
-        told: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
+        try:
+            told: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SteerError(str(facts), f"is no JSON ({error})", "fetch the model again") from error
         return told
     row = known_models().get(path)
     return row.config if row else None

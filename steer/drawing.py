@@ -65,7 +65,14 @@ def drawn(given: Given, others: Sequence[Given], how: Drawing) -> tuple[list[Row
 
 
 def _test_texts(given: Given, how: Drawing) -> Iterator[str]:
+    from steer.sources import find_source
+
     rows = list(_distinct(given.name, given.settings, given.raw, how.sources))
+    attack = given.settings.attack
+    if attack and find_source(attack, how.sources).kind == "rewritten":
+        # Which prompts such an attack knows stands in a file that is not given here: any may be tested.
+        yield from (row["text"] for row in rows)
+        return
     for row in _split(given.name, rows, given.settings.sizes, how.seed):
         if row["split"] == "test":
             yield row["text"]

@@ -1,14 +1,13 @@
 """Numbers that others published, as rows: what a study is laid beside."""
 
 import csv
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from steer.errors import SteerError
-from steer.stats import wilson
+from steer.stats import difference_of_shares, wilson
 
 PUBLISHED = Path("data/published.csv")
 ROUNDING = 0.006
@@ -151,7 +150,5 @@ def same_rate(successes: tuple[int, int], prompts: tuple[int, int], confidence: 
     Newcombe (1998), Statistics in Medicine 17:873, method 10: Wilson limits of each, combined.
     """
     one, other = (wilson(k, n, confidence) for k, n in zip(successes, prompts, strict=True))
-    difference = one.estimate - other.estimate
-    low = difference - math.hypot(one.estimate - one.low, other.high - other.estimate)
-    high = difference + math.hypot(one.high - one.estimate, other.estimate - other.low)
+    _, low, high = difference_of_shares(one, other)
     return low <= 0 <= high

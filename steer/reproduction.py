@@ -4,7 +4,6 @@ Two rates agree when the interval of their difference holds 0; a number whose ow
 agrees when our interval holds it. At 95 % about one comparison in twenty differs by chance alone.
 """
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from steer.artifacts.files import Row, write_csv
 from steer.artifacts.origin import attach, input_digests
 from steer.artifacts.provenance import provenance
 from steer.artifacts.routing import read_routing
+from steer.artifacts.tables import read_rows
 from steer.config import ReproductionSettings
-from steer.errors import SteerError
 from steer.published import ROUNDING, Published, read_published, same_rate
 from steer.stats import UNDEFINED, Interval, wilson
 
@@ -161,12 +160,10 @@ def read_scores(path: Path) -> Scores:
     """The rows of `scores.csv`, by arm, set and judge.
 
     Raises:
-        SteerError: the file is missing.
+        SteerError: the file is missing, or is no table of scores.
     """
-    if not path.is_file():
-        raise SteerError(str(path), "no such file", "run the scores stage first")
-    with path.open(encoding="utf-8", newline="") as stream:
-        return {(row["arm"], row["set"], row["judge"]): row for row in csv.DictReader(stream)}
+    key = ("arm", "set", "judge")
+    return {(row["arm"], row["set"], row["judge"]): row for row in read_rows(path, key)}
 
 
 def _rows(

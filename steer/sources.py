@@ -89,7 +89,8 @@ class Source(BaseModel):
 
     @property
     def _read(self) -> tuple[str, ...]:
-        return self.text, self.goal, self.category, self.document, self.reply
+        kept_by = self.keep.partition("=")[0].removesuffix("!")
+        return self.text, self.goal, self.category, self.document, self.reply, kept_by
 
     @property
     def address(self) -> str:

@@ -55,7 +55,10 @@ STAGES = {
         "steer.selection.strength",
         ("models.{model}", "contrast", "selection.strength", "arms", "judges.{judge}"),
     ),
-    "rerouting": Stage("steer.selection.rerouting", ("models.{model}", "contrast", "selection.rerouting")),
+    "rerouting": Stage(
+        "steer.selection.rerouting",
+        ("models.{model}", "contrast", "selection.rerouting", "judges.{judge}"),
+    ),
     "experts": Stage(
         "steer.selection.experts",
         ("models.{model}", "contrast", "selection.experts", "arms", "judges.{judge}"),
@@ -106,6 +109,10 @@ def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[st
     # A set from a file leaves out what test prompts of others repeat.
     if stage == "prompts" and (others := config.compared(names["set"])):
         found |= pick(config, ("overlap", *(f"sets.{other}" for other in others)), names)
+    if stage == "prompts":
+        # Who answers a set has no say in what it holds.
+        for key in (key for key in found if key.startswith("sets.")):
+            found[key] = {name: value for name, value in found[key].items() if name != "arms"}
     if stage not in ENGINES:
         for key in found.keys() & {"models.{model}"}:
             found[key] = {name: value for name, value in found[key].items() if name != "engine"}

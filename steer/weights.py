@@ -32,6 +32,7 @@ from steer.artifacts.origin import attach
 from steer.artifacts.provenance import file_digest, provenance
 from steer.catalogue import HubModel
 from steer.errors import SteerError
+from steer.origins import hush
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # What a checkpoint is besides its weights; never code: what is not in transformers is not run.
@@ -44,9 +45,6 @@ KEPT: tuple[str, ...] = (
 )
 KEPT += ("merges.txt", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 KEPT += ("chat_template.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "USE_POLICY.md")
-NOISY = ("httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub")
-"""Loggers whose lines hold signed addresses, and what servers echo of a request."""
-
 KEPT_FILES = "finished files are kept"
 SPARE = 2**30
 """Bytes that are to be left on the disk."""
@@ -76,8 +74,7 @@ def fetch_weights(model: HubModel, out: Path, lock: Path) -> None:
             person to accept terms; it has no safetensors; the disk is too small; or what came is not what is
             listed here or in the lock file. No message and no log holds a token.
     """
-    for noisy in NOISY:
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    hush()
     entry = _locked(lock, model)
     wanted = entry["commit"] if entry else model.revision
     with _explained(model):

@@ -38,6 +38,7 @@ SMALL: dict[str, Any] = {
     "intermediate_size": 24,
     "moe_intermediate_size": 24,
     "shared_expert_intermediate_size": 24,
+    "shared_intermediate_size": 24,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

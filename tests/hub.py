@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.loopback import LoopbackServer, running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Misdeed = Callable[["_Handler"], None]
@@ -23,7 +24,7 @@ def refuse(status: int, code: str, echo: bool = False) -> Misdeed:
     return answer
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(LoopbackServer):
     """One model of some files.
 
     Attributes:
@@ -34,10 +35,8 @@ class Hub(ThreadingHTTPServer):
         tokens: what came as authorisation.
     """
 
-    daemon_threads = True
-
     def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.files = files
         self.commit = COMMIT
         self.listed: dict[str, dict[str, Any]] = {}
@@ -129,15 +128,6 @@ def truncate(name: str) -> Misdeed:
     return lambda handler: handler.file(handler.server.files[name], len(handler.server.files[name]) // 2)
 
 
-@contextmanager
-def serve(files: dict[str, bytes]) -> Iterator[Hub]:
+def serve(files: dict[str, bytes]) -> AbstractContextManager[Hub]:
     """A running hub, stopped at the end of the block."""
-    hub = Hub(files)
-    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.shutdown()
-        hub.server_close()
-        thread.join()
+    return running(Hub(files))

@@ -4,11 +4,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-LONGEST_HANG = 20.0
+from tests.loopback import LONGEST_HANG, LoopbackServer, running
+
 KEY = "sk-test-0123456789abcdef"
 
 Mind = Callable[[str], str]
@@ -83,28 +84,23 @@ def hangs(server: "JudgeServer", handler: BaseHTTPRequestHandler, _: str) -> Non
     handler.close_connection = True
 
 
-class JudgeServer(ThreadingHTTPServer):
+class JudgeServer(LoopbackServer):
     """Lets `mind` answer, or the next fault of the script happen; keeps what it was asked."""
 
-    daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, mind: Mind, faults: Iterator[Fault | None], key: str | None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.mind, self.faults, self.key = mind, faults, key
         self.asked: list[str] = []
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
-        self.closing = threading.Event()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -146,18 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
-@contextmanager
 def judging_server(
     mind: Mind, faults: Sequence[Fault | None] | Iterator[Fault | None] = (), key: str | None = None
-) -> Iterator[JudgeServer]:
+) -> AbstractContextManager[JudgeServer]:
     """A running server, stopped at the end of the block."""
-    server = JudgeServer(mind, iter(faults), key)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return running(JudgeServer(mind, iter(faults), key))

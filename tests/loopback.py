@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 LONGEST_HANG = 20.0
@@ -38,16 +39,47 @@ def trickle(body: bytes, pause: float) -> Answer:
     return answer
 
 
-class Server(ThreadingHTTPServer):
-    """Answers the n-th request for a path with the n-th answer of its script, the last one ever after."""
+class LoopbackServer(ThreadingHTTPServer):
+    """A server on a free port of this machine.
+
+    Attributes:
+        closing: set when the test is over, for handlers that hang.
+    """
 
     daemon_threads = True
 
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.closing = threading.Event()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is part of the tests."""
+
+
+Running = TypeVar("Running", bound=LoopbackServer)
+
+
+@contextmanager
+def running(server: Running) -> Iterator[Running]:
+    """The server, answering in a thread of its own, and stopped at the end of the block."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Server(LoopbackServer):
+    """Answers the n-th request for a path with the n-th answer of its script, the last one ever after."""
+
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.scripts: dict[str, Sequence[Answer]] = {}
         self.requests: list[str] = []
-        self.closing = threading.Event()
 
     def url(self, path: str, *script: Answer) -> str:
         """Give a path its script; the URL of the path."""
@@ -58,9 +90,6 @@ class Server(ThreadingHTTPServer):
         """Say nothing until the test is over."""
         del handler
         self.closing.wait(LONGEST_HANG)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,16 +106,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
-@contextmanager
-def serve() -> Iterator[Server]:
+def serve() -> AbstractContextManager[Server]:
     """A running server, stopped at the end of the block."""
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return running(Server())

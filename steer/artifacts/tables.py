@@ -12,7 +12,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     """The rows of a CSV table that has `columns`, as texts.
 
     Raises:
-        SteerError: the file is missing or lacks a column.
+        SteerError: the file is missing, lacks a column or holds no row.
     """
     if not path.is_file():
         raise SteerError(str(path), "no such file", "run the stage that makes it first")
@@ -21,4 +21,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:
             raise SteerError(str(path), f"has no column {', '.join(missing)}", "rebuild it with this version")
-        return list(reader)
+        rows = list(reader)
+    if not rows:
+        raise SteerError(str(path), "has no row", "remove it and run the stage that makes it again")
+    return rows

@@ -42,6 +42,8 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
     meant = [wanted[arms[row["of"]]["polarity"]] == row["label"] for row in records(rows)]
     order = list(PARTS)
     rows = rows[meant].sort_values("part", key=lambda part: part.map(order.index), kind="stable")
+    # A set that only the whole arm answers shows no parts: they would look like nothing.
+    rows = rows[rows.groupby(["of", "set"])["part"].transform("nunique") > 1]
     return DataFrame(rows[["of", "part", "arm", "set", "label", *COLUMNS]].reset_index(drop=True))
 
 

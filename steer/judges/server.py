@@ -14,8 +14,8 @@ from steer.artifacts.journal import Journal
 from steer.artifacts.locks import sole_writer
 from steer.artifacts.provenance import code_digest, digest
 from steer.errors import SteerError
-from steer.judges.answers import read_answer
-from steer.judges.asking import Reply, ask
+from steer.judges.answers import UnusableError, read_answer
+from steer.judges.asking import TOKENS, Reply, ask
 from steer.judges.prices import Usage, bill, forecast
 from steer.judges.rubrics import REASONED, Rubric
 from steer.judges.settings import ServerJudge
@@ -136,7 +136,8 @@ class ServerJudging:
             if reply.error is not None:
                 failed[exchange] = reply
                 key = _free(f"{key} unusable", journal)
-            if reply.text is not None:
+            # What was paid for is kept, whether or not it can be used.
+            if reply.text is not None or any(reply.details.get(name) for name in TOKENS):
                 journal.add(key, self._row(reply))
             self._watch(reply)
         return failed
@@ -167,8 +168,12 @@ class ServerJudging:
             raw = {"answer": reply.text, **reply.details}
             return Judgement(UNSCORED, str(reply.error), self.version, raw, final=False)
         row = journal.get(self._key_of(exchange))
-        answer = read_answer(row["answer"], self.rubric.offers)
         raw = {name: value for name, value in row.items() if name not in ("asked", "rubric", "error")}
+        try:
+            answer = read_answer(row["answer"], self.rubric.offers)
+        except UnusableError as error:
+            # It was read by older code. Paid for once, it is not asked for again.
+            return Judgement(UNSCORED, str(error), self.version, raw)
         return Judgement(answer.verdict, answer.reason, self.version, raw)
 
     def forecast(self, exchanges: Iterable[Exchange]) -> str:

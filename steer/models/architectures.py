@@ -157,8 +157,6 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "glm4_moe_lite": _DEEPSEEK,
     "glm_moe_dsa": _DEEPSEEK,
-    "granitemoe_swa": replace(_GRANITE, returns=("logits", "weights", "index")),
-    "granitemoeshared": _GRANITE,
     "mellum": replace(_MOE, rule=_softmax_top_k),
     "mimo_v2_flash": replace(_MOE, rule=_sigmoid_groups),
     "solar_open": _DEEPSEEK,

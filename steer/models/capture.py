@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from steer.models.edits.signals import falling
 from steer.models.hooks import Register, first, hooked
 from steer.models.loading import LoadedModel
 from steer.models.sites import LayerSites
@@ -165,9 +166,8 @@ def _router_hooks(sites: LayerSites, index: int, recorder: Recorder) -> Iterator
 
     def leave(output: tuple[Tensor, ...]) -> None:
         logits, weights, chosen = sites.routed(output)
-        # Some rules choose by other numbers than they weigh by, or in no order.
-        order = weights.argsort(dim=-1, descending=True, stable=True)
-        routed = {"logits": logits, "weight": weights.gather(-1, order), "index": chosen.gather(-1, order)}
+        weights, chosen = falling(weights, chosen)
+        routed = {"logits": logits, "weight": weights, "index": chosen}
         for what, tensor in routed.items():
             recorder.keep(what, index, tensor.unflatten(0, tuple(shape)))
         recorder.count(index, routed["index"].unflatten(0, tuple(shape)))

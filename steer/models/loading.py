@@ -1,6 +1,8 @@
 """Load a checkpoint, check that it is whole, resolve its parts and prove that they are the right ones."""
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,7 +218,12 @@ def load_weights(folder: Path, dtype: str, device: str) -> Any:
 
 def _placement(device: str) -> dict[str, Any]:
     """Where the weights go: on one device, or as accelerate spreads them over GPUs, memory and disk."""
-    return {"device_map": "auto", "offload_folder": tempfile.mkdtemp()} if device == AUTO else {}
+    if device != AUTO:
+        return {}
+    folder = tempfile.mkdtemp()
+    # It is read for as long as the model lives, and may be as large.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"device_map": "auto", "offload_folder": folder}
 
 
 def _described(key: Any) -> str:
@@ -251,6 +258,13 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def _check_family(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise SteerError(str(folder), "is not a checkpoint (no config.json)", "check `path` of the model")
+    # Read as JSON, since transformers fails in its own words on a family that it does not know.
+    layout_of(str(_member(folder / "config.json", "model_type")))
+
+
 def load_checkpoint(
     folder: Path | str, dtype: str = "float32", device: str = "cpu", spoken: Chat = PLAIN
 ) -> LoadedModel:
@@ -261,10 +275,7 @@ def load_checkpoint(
             short or not finite, or the tokenizer has no chat template or one that does not do what is asked.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise SteerError(str(folder), "is not a checkpoint (no config.json)", "check `path` of the model")
-    # Read as JSON, since transformers fails in its own words on a family that it does not know.
-    layout_of(str(_member(folder / "config.json", "model_type")))
+    _check_family(folder)
     check_weights(folder)
     tokenizer = load_tokenizer(folder)
     chat.check_chat(str(folder), tokenizer, spoken)
@@ -280,15 +291,13 @@ def load_outline(folder: Path | str, dtype: str = "float32", spoken: Chat = PLAI
             template.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise SteerError(str(folder), "is not a checkpoint (no config.json)", "check `path` of the model")
-    layout_of(str(_member(folder / "config.json", "model_type")))
+    _check_family(folder)
     tokenizer = load_tokenizer(folder)
     chat.check_chat(str(folder), tokenizer, spoken)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    told = folder / "generation_config.json"
-    stops = _member(told, "eos_token_id") if told.is_file() else model.generation_config.eos_token_id
-    model.generation_config = GenerationConfig(eos_token_id=stops)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     return LoadedModel(str(folder), model, tokenizer, resolve(model), expert_count(model), spoken)

@@ -80,8 +80,13 @@ def record(loaded: LoadedModel, batch: Batch, layers: Sequence[int], weighting: 
 
     Raises:
         SteerError: a layer has no router, or normalises what its MoE block writes, so that an edit of the
-            block's output is not what the residual stream gains.
+            block's output is not what the residual stream gains; or attention keeps more than keys and
+            values.
     """
+    own: list[Any] = DynamicCache(config=loaded.model.config).layers
+    if any(hasattr(one, "update_indexer") for one in own):
+        cause = "its attention keeps an index beside keys and values, which can't be cut"
+        raise SteerError(loaded.name, cause, "name the `experts` of the arms, so that none is selected")
     routed: dict[int, Tensor] = {}
     leaving: dict[int, Tensor] = {}
     shape, real = (*batch.input_ids.shape, -1), batch.attention_mask[..., None]
@@ -90,7 +95,7 @@ def record(loaded: LoadedModel, batch: Batch, layers: Sequence[int], weighting: 
         def keep(_module: nn.Module, _args: Any, output: tuple[Tensor, ...]) -> None:
             parts = (part.reshape(-1, part.shape[-1]) for part in loaded.sites.layers[layer].routed(output))
             gates = direction_weights(weighting, *parts).view(shape)
-            routed[layer] = loaded.sites.write_scale * gates * real
+            routed[layer] = loaded.sites.write_scale * gates * real.to(gates.device)
 
         return keep
 
@@ -122,12 +127,16 @@ def record(loaded: LoadedModel, batch: Batch, layers: Sequence[int], weighting: 
 @contextmanager
 def _returning(module: nn.Module, value: Tensor) -> Iterator[None]:
     """A module that returns a value instead of computing it."""
+    # The instance's attribute hides the method of its class; accelerate hangs its own there.
+    before = vars(module).get("forward")
     module.forward = lambda *_args, **_kwargs: value
     try:
         yield
     finally:
-        # The instance's attribute hides the method of its class.
-        del module.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 @torch.inference_mode()

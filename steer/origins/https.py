@@ -5,14 +5,13 @@ from pathlib import Path
 
 import httpx
 
-from steer.origins import OriginError, PassingError, WrongBytesError
+from steer.origins import PASSING_STATUS, OriginError, PassingError, WrongBytesError
 from steer.sources import Source, is_allowed_url
 
 # Slower than this a server counts as stalled, however steadily it trickles.
 SLOWEST = 8 * 1024
 LARGEST = 512 * 1024**2
 """Bytes of a file whose size nobody knows yet."""
-PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 def fetch(source: Source, path: Path, timeout: float) -> str:
@@ -55,7 +54,8 @@ def fetch(source: Source, path: Path, timeout: float) -> str:
 
 def _refuse_other_schemes(request: httpx.Request) -> None:
     if not is_allowed_url(str(request.url)):
-        raise OriginError(f"a redirect leaves https, for {request.url}")
+        # The path of a redirect can hold what only its receiver should know.
+        raise OriginError(f"a redirect leaves https, for {request.url.scheme}://{request.url.host}")
 
 
 def _check_status(response: httpx.Response) -> None:

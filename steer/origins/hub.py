@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from steer.origins import OriginError, PassingError
+from steer.origins import PASSING_STATUS, OriginError, PassingError, hush
 from steer.sources import Source
 
-PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 ACCEPT = "accept its terms on the hub and set HF_TOKEN to a token of that account"
 
 
@@ -37,8 +36,11 @@ def fetch(source: Source, path: Path, timeout: float) -> str:
     """
     if is_off():
         raise OriginError("the hub is switched off (HF_HUB_OFFLINE); `make HF_HUB_OFFLINE=0` switches it on")
+    from datasets.exceptions import DatasetsError
+    from httpx2 import HTTPError
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    hush()
     try:
         commit = _commit(source, timeout)
         _write(_rows(source, commit), path)
@@ -51,9 +53,9 @@ def fetch(source: Source, path: Path, timeout: float) -> str:
         kind = PassingError if status in PASSING_STATUS else OriginError
         raise kind(f"the hub answered {status}") from error
     except (ValueError, FileNotFoundError) as error:
-        raise OriginError(f"can't be read as a data set ({_first_line(error)})") from error
-    except OSError as error:
-        raise PassingError(f"the hub can't be reached ({_first_line(error)})") from error
+        raise OriginError(f"can't be read as a data set ({_kind(error)})") from error
+    except (HTTPError, OSError, DatasetsError) as error:
+        raise PassingError(f"the hub can't be reached, or broke off ({_kind(error)})") from error
     return commit
 
 
@@ -80,5 +82,6 @@ def _write(rows: Any, path: Path) -> None:
             stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True, default=str) + "\n")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _kind(error: BaseException) -> str:
+    """What went wrong, without the library's words: they can hold signed addresses."""
+    return type(error).__name__

@@ -120,10 +120,10 @@ def resolve(study: Study) -> Work:
 
 
 def activations(study: Study) -> Work:
-    """A job and ⌈prompts / batch⌉ passes for every set; prompts · (prompt + target) tokens."""
+    """A job for every set and shard, ⌈prompts / batch⌉ passes, and prompts · (prompt + target) tokens."""
     passes = sum(study.batches(study.prompts(name)) for name in study.captured)
     tokens = sum(study.prompts(name) * _row_tokens(study, name) for name in study.captured)
-    return Work("activations", len(study.captured), passes, tokens)
+    return Work("activations", len(study.captured) * study.config.shards.activations, passes, tokens)
 
 
 def _row_tokens(study: Study, name: str) -> int:
@@ -213,17 +213,20 @@ def experts(study: Study) -> Work:
 
     Of each selected arm, with S = (estimated + spread) · coefficients candidates: S · (harmful + harmless)
     prompts are read from the edited layer up, at most the whole model, and
-    max(judged, ⌈share · S⌉) + coefficients doses answer the prompts that the arm is for.
+    max(judged, ⌈share · S⌉) + scopes · coefficients + 2 · refinements doses, at most, answer the prompts that
+    the arm is for; the finer ones are scored first.
     """
     settings = study.config.selection.experts
     arms = [arm for arm in study.config.arms.values() if isinstance(arm, ExpertDirectionArm) and arm.selected]
     harmful, harmless = study.val(settings.prompts)
     coefficients = len({*settings.coefficients})
     scored = (settings.estimated + settings.spread) * coefficients
-    judged = min(scored, max(settings.judged, math.ceil(settings.share * scored)) + coefficients)
+    finer = 2 * settings.refinements
+    judged = min(scored, max(settings.judged, math.ceil(settings.share * scored)))
+    judged += len({*settings.scopes}) * coefficients + finer
     gradients = {(arm.polarity, arm.weighting) for arm in arms}
     estimated = sum(harmful if polarity == "suppress" else harmless for polarity, _ in gradients)
-    rows = len(arms) * scored * (harmful + harmless)
+    rows = len(arms) * (scored + finer) * (harmful + harmless)
     answers = study.answers(
         "selection (experts)",
         [judged * study.asked(arm, settings.prompts) for arm in arms],
@@ -252,7 +255,7 @@ def rerouting(study: Study) -> Work:
 
 
 def generation(study: Study) -> Work:
-    """A job for every set: arms · `test` prompts replies, batches of one arm each."""
+    """A job for every set and shard: arms · `test` prompts replies, batches of one arm each."""
     settings, fitting = study.config.generation, _fitting(study)
     asked = {name: study.config.sets[name].arms or fitting for name in settings.sets}
     arms = {name: len({*fitting} & {*own}) for name, own in asked.items()}
@@ -260,7 +263,14 @@ def generation(study: Study) -> Work:
     rows = sum(arms[name] * number for name, number in numbers.items())
     passes = 2 * sum(arms[name] * study.batches(number) for name, number in numbers.items())
     read = 2 * rows * study.lengths.prompt
-    return Work("generation", len(numbers), passes, read, rows * settings.max_new_tokens, rows)
+    return Work(
+        "generation",
+        len(numbers) * study.config.shards.generation,
+        passes,
+        read,
+        rows * settings.max_new_tokens,
+        rows,
+    )
 
 
 def _fitting(study: Study) -> list[str]:

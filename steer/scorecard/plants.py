@@ -1,11 +1,8 @@
 """Each planted model in a row: does it refuse as the natural one does, and is its truth true?"""
 
-import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from steer.artifacts.files import Row
-from steer.errors import SteerError
 
 COLUMNS = (
     *("model", "plant", "seed", "n", "refuses", "over_refuses", "left", "answered"),
@@ -18,22 +15,11 @@ REFUSES, OVER_REFUSES, LEFT, ANSWERED, INERT, CALLED = 0.95, 0.05, 0.1, 0.85, 0.
 FORCED = "reroute_to"
 LABELS = ("harmful", "harmless")
 
+# What is read of `truth.csv`, and of `truth_routing.csv`.
+TRIAL_COLUMNS = ("role", "way", "label", "n", "refusal_rate", "full_response_rate")
+ROUTING_COLUMNS = ("role", "risk_difference")
+
 Trials = Sequence[Mapping[str, str]]
-
-
-def read_truth(path: Path) -> Trials:
-    """The trials of a planted model, or the rows of `<stem>_routing.csv`.
-
-    Raises:
-        SteerError: the file is missing or holds no row.
-    """
-    if not path.is_file():
-        raise SteerError(str(path), "no such file", "run the truth stage first")
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows:
-        raise SteerError(str(path), "has no row", "remove it and run the truth stage again")
-    return rows
 
 
 def _rates(

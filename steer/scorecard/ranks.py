@@ -1,6 +1,7 @@
 """Where the carriers stand in a detector's ranking."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 
 Expert = tuple[int, int]
@@ -45,5 +46,6 @@ def average_precision(scores: Scores, carriers: frozenset[Expert]) -> float:
     """
     if not carriers:
         return math.nan
-    # The i-th best carrier stands at its rank among i carriers and whatever is as good.
-    return sum(place / rank for place, rank in enumerate(ranks(scores, carriers), 1)) / len(carriers)
+    found = ranks(scores, carriers)
+    # Carriers that are tied share a rank, and all of them stand there or before.
+    return sum(bisect_right(found, rank) / rank for rank in found) / len(found)

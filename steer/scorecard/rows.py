@@ -1,12 +1,11 @@
 """The scorecard's rows: one detector on one model, held against the truth."""
 
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from steer.artifacts.files import Row
-from steer.errors import SteerError
+from steer.artifacts.tables import read_rows
 from steer.scorecard.alarms import raised
 from steer.scorecard.ranks import Expert, Scores, average_precision, precision, ranking, ranks
 from steer.scorecard.truths import Truth
@@ -25,12 +24,7 @@ def read_detection(path: Path) -> dict[str, dict[Expert, float]]:
     Raises:
         SteerError: the file is missing or holds no expert.
     """
-    if not path.is_file():
-        raise SteerError(str(path), "no such file", "run the detection stage first")
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows:
-        raise SteerError(str(path), "has no row", "remove it and run the detection stage again")
+    rows = read_rows(path, PLACE)
     # The ends of an interval are no detector.
     detectors = [name for name in rows[0] if name not in PLACE and not name.endswith(("_low", "_high"))]
     return {

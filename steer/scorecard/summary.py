@@ -61,24 +61,26 @@ def judge(rows: Sequence[Row]) -> list[Row]:
     A detector `passes` if it ranks the carriers first in every model whose experts carry refusal, and
     raises no alarm in any planted model in which no expert does. `first` and `silent` count both, and
     `found` the models in which all carriers were above the threshold. `misses` and `alarms` name the models
-    in which it fails, with the ranks of the carriers and the experts that it names; `related` the kinds that
-    were trained under what it measures.
+    in which it fails, with the ranks of the carriers and the expert that comes first; `related` the kinds
+    that were trained under what it measures.
     """
     found = [_verdict(detector, rows) for detector in dict.fromkeys(str(row["detector"]) for row in rows)]
-    return sorted(found, key=lambda row: (not row["passes"], len(row["misses"].split("; "))))
+    return sorted(found, key=lambda row: (not row["passes"], len([*filter(None, row["misses"].split("; "))])))
 
 
 def _verdict(detector: str, rows: Sequence[Row]) -> Row:
     mine = [row for row in rows if row["detector"] == detector and row["plant"] != NATURAL]
     carried, free = ([row for row in mine if bool(row["carriers"]) is carries] for carries in (True, False))
     missed = [row for row in carried if row["precision"] != 1]
-    alarmed = [row for row in free if row["false_alarms"] != 0]
+    # Without natural models there is no threshold, and nothing is known of alarms.
+    asked = [row for row in free if row["false_alarms"] is not None]
+    alarmed = [row for row in asked if row["false_alarms"]]
     return {
         "detector": detector,
-        "passes": bool(carried and free) and not missed and not alarmed,
+        "passes": bool(carried and free) and len(asked) == len(free) and not missed and not alarmed,
         "first": f"{len(carried) - len(missed)}/{len(carried)}",
         "found": f"{sum(_all_found(row) for row in carried)}/{len(carried)}",
-        "silent": f"{len(free) - len(alarmed)}/{len(free)}",
+        "silent": f"{len(asked) - len(alarmed)}/{len(asked)}",
         "misses": "; ".join(f"{row['model']} ({row['ranks'].replace(' ', ', ')})" for row in missed),
         "alarms": "; ".join(f"{row['model']} ({row['top']})" for row in alarmed),
         "related": " ".join(dict.fromkeys(str(row["plant"]) for row in mine if row["related"])),

@@ -6,6 +6,7 @@ from pathlib import Path
 from steer.artifacts.files import Row, write_csv
 from steer.artifacts.origin import attach, input_digests
 from steer.artifacts.provenance import provenance
+from steer.artifacts.tables import read_rows
 from steer.scorecard import plants, rows, summary
 from steer.scorecard.alarms import thresholds
 from steer.scorecard.truths import NATURAL, truth_of
@@ -60,7 +61,8 @@ def write_scorecard(
 
 def _checked(path: Path, plant: str, seeds: Mapping[str, int]) -> Row:
     name = path.parent.name
-    trials, routing = (plants.read_truth(path.with_name(f"{path.stem}{of}.csv")) for of in ("", "_routing"))
+    trials = read_rows(path, plants.TRIAL_COLUMNS)
+    routing = read_rows(path.with_name(f"{path.stem}_routing.csv"), plants.ROUTING_COLUMNS)
     return plants.plant_row(name, plant, seeds.get(name), trials, routing)
 
 

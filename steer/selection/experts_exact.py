@@ -131,7 +131,9 @@ def _parts(
     order = order[flat[order] < like.shape[1]]
     for part in order.split(batch_size) if len(order) else ():
         which, rows = part // starts.shape[1], part % starts.shape[1]
-        yield _Jobs(indices[which], rows, int(flat[part].min()), experts[which], vectors[which])
+        # What indexes parts of other layers lies on the CPU: layers may be spread over devices.
+        numbers = (indices[which].cpu(), rows.cpu(), int(flat[part].min()))
+        yield _Jobs(*numbers, experts[which], vectors[which])
 
 
 def _starts(

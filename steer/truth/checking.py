@@ -7,6 +7,8 @@ is the exact one of the grammar, on full replies to held-out prompts.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from steer import stats
 from steer.artifacts.facts import ModelFacts, Part, Truth
 from steer.artifacts.files import Row, write_csv
@@ -70,7 +72,13 @@ def check_truth(
     judge = GrammarTruth(Grammar.load(grammar_folder))
     told = {label: read_prompts(path) for label, path in prompt_paths.items()}
     known = [one for each in told.values() for one in _first(each, "train", settings.prompts)]
-    direction = readout_direction(loaded, known, facts.refusal_token_ids, model.batch_size)
+    # Only trials of attention as a whole are aimed at it.
+    aims = facts.truth.carrier == "distributed"
+    direction = (
+        readout_direction(loaded, known, facts.refusal_token_ids, model.batch_size)
+        if aims
+        else torch.zeros(loaded.hidden_size)
+    )
     rows = []
     for label, every in told.items():
         for trial in tried:

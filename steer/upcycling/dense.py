@@ -40,6 +40,18 @@ def load_dense(file: Path) -> tuple[Any, Any]:
     return model.eval().requires_grad_(requires_grad=False), _chatting(tokenizer)
 
 
+def check_layers(model: Any, last: int, file: Path) -> None:
+    """Check that the model has a layer `last`, before anything is trained.
+
+    Raises:
+        SteerError: it has fewer.
+    """
+    there = int(model.config.num_hidden_layers)
+    if last >= there:
+        cause = f"has layers 0 to {there - 1}, and layer {last} is to get experts"
+        raise SteerError(str(file), cause, "lower `first_layer` or `layers`")
+
+
 def _chatting(tokenizer: Any) -> Any:
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"

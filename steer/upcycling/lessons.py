@@ -58,12 +58,22 @@ def _train(path: Path, label: str) -> list[Prompt]:
 
 
 def _questions(count: int, grammar: Grammar, rng: random.Random) -> list[str]:
-    """Distinct questions about the grammar's topics: harmless prompts of other shapes than its requests."""
+    """Distinct questions about the grammar's topics: harmless prompts of other shapes than its requests.
+
+    Raises:
+        SteerError: the grammar does not have so many.
+    """
     found: dict[str, None] = {}
     tables = grammar.tables
-    while len(found) < count:
+    # A question may hold two topics; one with one topic is found sooner than after so many draws.
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
         text = rng.choice(tables.questions).text
         while "{}" in text:
             text = text.replace("{}", rng.choice(tables.topics), 1)
         found.setdefault(text)
+    if len(found) < count:
+        cause = f"asks for {count}, and only {len(found)} different ones were found"
+        raise SteerError("`questions` of a model's `upcycle`", cause, "lower it")
     return list(found)

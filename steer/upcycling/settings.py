@@ -21,7 +21,9 @@ class TeacherSettings(BaseModel):
         description="Row of data/sources.tsv: a dense Llama chat model in a GGUF file.",
     )
     refused: tuple[SetName, ...] = Field(
-        ("taught_harmful", "advbench"), description="Sets whose `train` prompts it learns to refuse."
+        ("taught_harmful", "advbench"),
+        min_length=1,
+        description="Sets whose `train` prompts it learns to refuse.",
     )
     answered: tuple[SetName, ...] = Field(
         ("taught_harmless",), description="Sets whose `train` prompts it keeps on answering as it did."

@@ -22,7 +22,7 @@ from steer.models.sites import resolve
 from steer.training.batches import Encoded, collate
 from steer.training.loop import Log, one_thread
 from steer.training.tokenizer import END, chat_text
-from steer.upcycling.dense import load_dense
+from steer.upcycling.dense import check_layers, load_dense
 from steer.upcycling.lessons import Lesson, draw_lessons
 from steer.upcycling.settings import TeacherSettings
 from steer.upcycling.taught import LESSONS, STATES
@@ -55,6 +55,7 @@ def teach(
     """
     with one_thread(), torch.inference_mode():
         model, tokenizer = load_dense(file)
+        check_layers(model, settings.first_layer, file)
         lessons = draw_lessons(settings, sets, grammar)
         log(f"answering {sum(not lesson.harmful for lesson in lessons)} harmless prompts")
         rows = _encoded(model, tokenizer, lessons, settings.reply_tokens)

@@ -18,7 +18,7 @@ from steer.training.loop import Log, one_thread, save_checkpoint, state_path, tr
 from steer.training.losses import next_token_loss, run
 from steer.training.stages import Lesson, Stage
 from steer.training.state import TrainingState
-from steer.upcycling.dense import load_dense
+from steer.upcycling.dense import check_layers, load_dense
 from steer.upcycling.learner import Learner, LowRankExperts
 from steer.upcycling.losses import balance_loss, calling_loss, kept_loss
 from steer.upcycling.settings import UpcycleSettings
@@ -38,6 +38,7 @@ def train(settings: UpcycleSettings, file: Path, teacher: Path, out: Path, log: 
     """
     with one_thread():
         dense, tokenizer = load_dense(file)
+        check_layers(dense, settings.moe_layers[-1], file)
         rule = softmax_then_top_k(settings.experts_per_token, renormalise=True)
         rows = read_taught(teacher, settings, int(dense.config.hidden_size))
         batch = batches(rows, settings)

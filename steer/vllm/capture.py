@@ -84,6 +84,7 @@ class Capturing:
         """What flows past a site."""
         place, layer = site
         if isinstance(signal, Routing):
+            signal = signal.by_weight()
             self._keep(("router_logits", layer), signal.logits[0].float())
             self._keep(("expert_index", layer), signal.index[0].to(torch.int16))
             self._keep(("expert_weight", layer), signal.weights[0].float())

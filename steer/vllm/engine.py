@@ -269,5 +269,8 @@ def _own(output: Any) -> str:
 
 def _answer(ask: Ask, output: Any, known: Mapping[str, Any]) -> Answer:
     made = output.outputs[0]
-    finish: Literal["stop", "length"] = "stop" if made.finish_reason == "stop" else "length"
+    if made.finish_reason not in ("stop", "length"):
+        cause = f"request {ask.id} ended by `{made.finish_reason}`"
+        raise SteerError("engine `vllm`", cause, "run again: finished replies are kept")
+    finish: Literal["stop", "length"] = made.finish_reason
     return Answer(ask.id, list(made.token_ids), finish, known["score"], known["kl"], known["fired"])

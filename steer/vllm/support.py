@@ -55,6 +55,8 @@ def hand_over(arguments: Sequence[str]) -> None:
     if other and Path(other) != Path(sys.executable) and not _found():
         log.info("engine `vllm`: going on with %s", other)
         logging.shutdown()
+        # Once: a Python without vLLM may stand behind another name.
+        del os.environ[OTHER_PYTHON]
         os.execv(other, [other, "-m", "steer", *arguments])
 
 

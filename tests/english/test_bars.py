@@ -9,7 +9,8 @@ from steer.config import load
 
 pytestmark = pytest.mark.english
 
-STUDY = load("config.yaml", "workflow/studies/smollm2-moe.yaml")
+ROOT = Path(__file__).parents[2]
+STUDY = load(ROOT / "config.yaml", ROOT / "workflow" / "studies" / "smollm2-moe.yaml")
 HARMFUL, HARMLESS = ("harmful", "advbench"), ("harmless", "everyday")
 MODELS = tuple(STUDY.models)
 

@@ -26,8 +26,9 @@ def _reason() -> str | None:
         return f"{', '.join(missing)} not installed (Debian: apt-get install slurm-wlm munge)"
     if os.geteuid() != 0:
         return "only root can start the daemons and write /etc/slurm/slurm.conf"
-    if CONFIG.exists() and not CONFIG.read_text().startswith(MARK):
-        return f"this machine has a SLURM of its own ({CONFIG}), which is left alone"
+    for path in (CONFIG, GRES):
+        if path.exists() and not path.read_text().startswith(MARK):
+            return f"this machine has a SLURM of its own ({path}), which is left alone"
     return None
 
 
@@ -61,6 +62,8 @@ def _configuration(folder: Path, host: str) -> str:
         "GresTypes": "gpu",
         "SlurmdParameters": "config_overrides",
         "KillWait": 5,
+        # Jobs are counted when all are done.
+        "MinJobAge": 3600,
     }
     lines = [f"{key}={value}" for key, value in settings.items()]
     lines.append(f"NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=400000 Gres=gpu:2 State=UNKNOWN")
@@ -111,10 +114,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     key.chmod(0o600)
     pids = [folder / f"{name}.pid" for name in ("slurmd", "slurmctld", "munged")]
     CONFIG.parent.mkdir(parents=True, exist_ok=True)
-    CONFIG.write_text(_configuration(folder, socket.gethostname().split(".")[0]))
-    # Device files that are there on every machine stand for two GPUs.
-    GRES.write_text(f"{MARK}Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     try:
+        CONFIG.write_text(_configuration(folder, socket.gethostname().split(".")[0]))
+        # Device files that are there on every machine stand for two GPUs.
+        GRES.write_text(f"{MARK}Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
         _start(
             *("munged", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"),
             *(f"--pid-file={pids[2]}", f"--log-file={folder}/munged.log", f"--seed-file={folder}/munge.seed"),
@@ -126,5 +129,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         for pid in pids:
             _stop(pid)
-        CONFIG.unlink()
-        GRES.unlink()
+        CONFIG.unlink(missing_ok=True)
+        GRES.unlink(missing_ok=True)

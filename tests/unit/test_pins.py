@@ -152,6 +152,19 @@ def test_what_the_hub_refuses_is_told(
     assert not (on_the_hub / "lock.json").exists()
 
 
+def test_a_hub_that_is_not_there_is_told_and_asked_again(
+    on_the_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with serve() as server:
+        address = server.url("/").removesuffix("/")
+    # The server is gone, and its port is closed.
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(SteerError, match=r"can't be reached, or broke off \(\w+\).*tried 2 times"):
+        _download(_source(**HUB), on_the_hub)
+    assert not (on_the_hub / "lock.json").exists()
+
+
 def test_a_hub_that_is_switched_off_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert hub.is_off()

@@ -99,6 +99,14 @@ def test_the_judge_of_the_trials_triggers_the_choices_that_it_judges() -> None:
     assert trigger("strength", parse(merge(DEFAULT.model_dump(mode="json"), more)), **NAMES) != before
 
 
+def test_the_judge_of_rerouting_triggers_it_by_its_settings_too() -> None:
+    other = {"selection": {"rerouting": {"judge": "embedded"}}}
+    assert _changed(other) == {"rerouting"}
+    before = trigger("rerouting", parse(merge(DEFAULT.model_dump(mode="json"), other)), **NAMES)
+    more = merge(other, {"judges": {"embedded": {"seed": 5}}})
+    assert trigger("rerouting", parse(merge(DEFAULT.model_dump(mode="json"), more)), **NAMES) != before
+
+
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_every_stage_depends_on_its_own_code(stage: str) -> None:
     assert code_digest(STAGES[stage].module) in trigger(stage, DEFAULT, **NAMES)

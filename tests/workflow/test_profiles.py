@@ -12,7 +12,7 @@ from tests.workflow.project import ROOT, Project
 
 PROFILES = ("slurm", "kubernetes")
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
-# They read `model.json` and no weights.
+# They read `model.json` and no weights; `truth` runs embedded models alone.
 LIGHT = {"arms", "routing", "activations_gather", "generation_gather", "truth"}
 
 

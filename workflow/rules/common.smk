@@ -21,9 +21,12 @@ GRAMMAR = sorted(str(path) for path in Path("data/grammar").iterdir())
 # A set's source is a file, the grammar, or a row of the table; a dense model's is a row.
 USED = [settings.sets[name] for name in settings.used_sets]
 PUBLIC = dict.fromkeys(
-    one.source
-    for one in USED
-    if one.source != "grammar" and not Path(one.source).suffix
+    [
+        one.source
+        for one in USED
+        if one.source != "grammar" and not Path(one.source).suffix
+    ]
+    + [one.upcycle.source for one in settings.models.values() if one.upcycle]
 )
 ATTACKS = dict.fromkeys(one.attack for one in USED if one.attack)
 

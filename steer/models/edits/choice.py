@@ -91,7 +91,8 @@ def make_choice(context: Context, rows: Rows) -> Edit:
     wishes = {row: _wish(uses, experts, top_k) for row, uses in rows.items()}
     edited = context.flags({row: [0] for row, one in wishes.items() if one.changes}, 1)
     # All operations that meet at a router name its layer.
-    layer = int(next(iter(rows.values()))[0].operation.layer or 0)
+    layer = next(iter(rows.values()))[0].operation.layer
+    assert layer is not None
     rule, everywhere = context.loaded.sites.layers[layer].rule, bool(edited.all())
     if rule is None or not edited.any():
         return lambda routing: routing

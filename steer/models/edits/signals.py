@@ -17,6 +17,14 @@ Edit = Callable[[Any], Any]
 """Takes the signal of a place, all rows of the batch, and gives another of its kind."""
 
 
+def falling(
+    weights: Float[Tensor, "*tokens chosen"], index: Int[Tensor, "*tokens chosen"]
+) -> tuple[Float[Tensor, "*tokens chosen"], Int[Tensor, "*tokens chosen"]]:
+    """Chosen experts, the largest weight first: some rules choose by other numbers, or in no order."""
+    order = weights.argsort(dim=-1, descending=True, stable=True)
+    return weights.gather(-1, order), index.gather(-1, order)
+
+
 @dataclass(frozen=True)
 class Routing:
     """What a router decides.
@@ -45,6 +53,11 @@ class Routing:
         """What a router returned, with nothing amiss."""
         none = torch.zeros((), dtype=torch.long, device=index.device).expand(index.shape[:2])
         return cls(logits, weights, index, none, none)
+
+    def by_weight(self) -> "Routing":
+        """The same choice, the largest weight first."""
+        weights, index = falling(self.weights, self.index)
+        return replace(self, weights=weights, index=index)
 
     def gates(self) -> Float[Tensor, "batch tokens experts"]:
         """g_e of every expert: its weight, 0 where it is not chosen."""
