@@ -112,3 +112,12 @@ def architecture(path: str) -> dict[str, Any] | None:
 def expert_count(config: dict[str, Any]) -> int:
     """Routed experts of a layer, as a configuration tells; 0 for a dense model."""
     return next((int(config[key]) for key in EXPERT_KEYS if config.get(key)), 0)
+
+
+def layers_with_experts(config: dict[str, Any], layers: int) -> tuple[int, ...]:
+    """Which of its layers have experts, as a configuration tells: all but those that it calls dense."""
+    if not expert_count(config):
+        return ()
+    dense = {*range(int(config.get("first_k_dense_replace") or 0)), *(config.get("mlp_only_layers") or ())}
+    step = int(config.get("decoder_sparse_step") or 1)
+    return tuple(layer for layer in range(layers) if layer not in dense and (layer + 1) % step == 0)

@@ -11,13 +11,15 @@ from steer.artifacts.facts import ModelFacts, write_facts
 from steer.artifacts.files import write_json, write_jsonl
 from steer.artifacts.prompts import Label, Prompt, Split
 from steer.artifacts.tensors import write_tensors
-from steer.config import ModelSettings
+from steer.config import ModelSettings, SetSettings
 from steer.models.loading import LoadedModel
 from steer.models.study import checkpoint_files
+from steer.prompts import write_prompts
 from steer.selection.candidates import Directions
 from tests.activation_sets import facts_of
 from tests.tiny import HIDDEN, LAYERS
 
+GRAMMAR = Path(__file__).parents[1] / "data" / "grammar"
 POSITIONS = 3
 SPLITS: tuple[Split, ...] = ("val", "test", "train")
 WORDS = ("red", "a kite", "seven stones", "or", "some winter evenings", "the", "tea", "up", "nine", "it")
@@ -96,3 +98,13 @@ def make_study(folder: Path, loaded: LoadedModel, count: int = 12, **settings: A
     for label in ("harmful", "harmless"):
         study.write_prompts(label, prompts_of(label, count))
     return study
+
+
+def make_pairs(folder: Path, count: int) -> list[Path]:
+    """Both sets of pairs of the grammar: harmful prompts with a refusal, and with another reply."""
+    paths = []
+    for name, target in (("refusing", "refusal"), ("complying", "compliance")):
+        settings = SetSettings(source="grammar", label="harmful", target=target, train=count)
+        paths.append(folder / f"{name}.jsonl")
+        write_prompts(name, settings, 0, GRAMMAR, Path("unused"), None, paths[-1])
+    return paths

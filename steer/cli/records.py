@@ -33,7 +33,7 @@ def _config(config: "Config", args: argparse.Namespace) -> None:
 
 def _plan(config: "Config", args: argparse.Namespace) -> None:
     from steer.plan.report import Rates, plan
-    from steer.plan.work import Lengths
+    from steer.plan.study import Lengths
 
     if args.study:
         config = _study(args.study, args.config or [Path("config.yaml")])
@@ -46,11 +46,11 @@ def _plan(config: "Config", args: argparse.Namespace) -> None:
         _number("--price-in", args.price_in, default.price_in),
         _number("--price-out", args.price_out, default.price_out),
     )
-    anatomies = {name: _anatomy(name, model) for name, model in config.models.items()}
+    anatomies = {name: anatomy_for(name, model) for name, model in config.models.items()}
     sys.stdout.write(plan(config, anatomies, Rates(args.gpu or default.gpu, lengths, *prices)))
 
 
-def _anatomy(name: str, model: "ModelSettings") -> "Anatomy":
+def anatomy_for(name: str, model: "ModelSettings") -> "Anatomy":
     """What a model is made of; an embedded one is built without weights, as its training would build it."""
     import torch
 

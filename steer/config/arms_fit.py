@@ -11,7 +11,7 @@ from steer.config.arms import (
     ReplayArm,
     ResidualArm,
 )
-from steer.config.models import ModelSettings
+from steer.config.models import ModelSettings, Size
 from steer.config.names import known_names
 
 
@@ -30,19 +30,28 @@ def check_arms(arms: Mapping[str, ArmSettings], models: Mapping[str, ModelSettin
                 " recorded (`activations.positions`)"
             )
         for model, settings in models.items():
-            # The size of a checkpoint is known when it has been read.
-            if settings.organism:
-                _check_parts(name, arm, model, settings.organism.layers, settings.organism.experts)
+            if settings.size:
+                _check_parts(name, arm, model, settings.size)
 
 
-def _check_parts(name: str, arm: ArmSettings, model: str, layers: int, experts: int) -> None:
-    there = f"model `{model}` has layers 0 to {layers - 1} with experts 0 to {experts - 1}"
+def _check_parts(name: str, arm: ArmSettings, model: str, size: Size) -> None:
+    there = f"model `{model}` has layers 0 to {size.layers - 1}{_experts_there(size)}"
     layer = getattr(arm, "layer", None)
-    if layer is not None and layer >= layers:
+    if layer is not None and layer >= size.layers:
         raise ValueError(f"`arms.{name}.layer`: {layer}, but {there}")
-    for key, (at, expert) in _named_experts(arm):
-        if at >= layers or expert >= experts:
+    # That a dense model has no such arms is said where arms are written.
+    for key, (at, expert) in _named_experts(arm) if size.experts else ():
+        if at not in size.moe_layers or expert >= size.experts:
             raise ValueError(f"`arms.{name}.{key}`: [{at}, {expert}], but {there}")
+
+
+def _experts_there(size: Size) -> str:
+    if not size.experts:
+        return ""
+    told = f" with experts 0 to {size.experts - 1}"
+    if len(size.moe_layers) == size.layers:
+        return told
+    return f",{told} in layers {', '.join(map(str, size.moe_layers))}"
 
 
 def _named_experts(arm: ArmSettings) -> Iterator[tuple[str, tuple[int, ...]]]:

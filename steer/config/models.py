@@ -1,17 +1,33 @@
 """Models under study."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from steer.catalogue import HubModel, architecture, expert_count, hub_id
+from steer.catalogue import HubModel, architecture, expert_count, hub_id, layers_with_experts
 from steer.config.base import Settings
 from steer.config.system_prompts import SYSTEM_PROMPTS
 from steer.errors import SteerError
 from steer.models.chat import Chat
 from steer.organism.settings import OrganismSettings
 from steer.upcycling.settings import TeacherSettings, UpcycleSettings
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parts of a model that arms name, as far as can be told before it is loaded.
+
+    Attributes:
+        layers: how many.
+        moe_layers: those with experts.
+        experts: of such a layer; 0 in a dense model.
+    """
+
+    layers: int
+    moe_layers: tuple[int, ...]
+    experts: int
 
 
 class ModelSettings(Settings):
@@ -78,6 +94,20 @@ class ModelSettings(Settings):
         """Whether the model has MoE layers, as far as can be told before it is loaded."""
         config = architecture(self.path) if self.path else None
         return config is None or expert_count(config) > 0
+
+    @property
+    def size(self) -> Size | None:
+        """Its layers and experts; None where its architecture is not known yet."""
+        if self.organism:
+            layers = self.organism.layers
+            return Size(layers, tuple(range(layers)), self.organism.experts)
+        config = architecture(self.upcycle.source if self.upcycle else self.path or "")
+        if config is None or "num_hidden_layers" not in config:
+            return None
+        layers = int(config["num_hidden_layers"])
+        if self.upcycle:
+            return Size(layers, tuple(self.upcycle.moe_layers), self.upcycle.experts)
+        return Size(layers, layers_with_experts(config, layers), expert_count(config))
 
     @property
     def chat(self) -> Chat:

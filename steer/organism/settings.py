@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from steer.artifacts.facts import Truth
 from steer.artifacts.provenance import digest
 from steer.organism.plants import Plant, truth_of
 
@@ -65,6 +66,11 @@ class OrganismSettings(ComplianceSettings):
                 if not (0 <= layer < self.layers and 0 <= number < count):
                     raise ValueError(f"`plant`: the model has no part {number} in layer {layer}")
         return self
+
+    @property
+    def truth(self) -> Truth | None:
+        """Where refusal is put on purpose."""
+        return truth_of(self.plant) if self.plant else None
 
     @property
     def compliance(self) -> ComplianceSettings:

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from steer.artifacts.labelled import read_labelled
 from steer.catalogue import Stored, known_models
 from steer.config import Config
 from steer.errors import SteerError
 from steer.judges.settings import JudgeSettings, ServerJudge
 from steer.plan.anatomy import Anatomy
-from steer.plan.gpus import GPUS, Gpu, loading_seconds, reading_seconds, writing_seconds
+from steer.plan.gpus import GPUS, Gpu, loading_seconds, pass_seconds, writing_seconds
 from steer.plan.sizes import FREE, activation_bytes, batch_bytes, gpus_needed, hdf5_bytes, weight_bytes
-from steer.plan.work import Lengths, Study, Work, all_work
+from steer.plan.study import Lengths, Study, Work
+from steer.plan.work import UNPLANNED, all_work, resolve
 
 FREE_JUDGES = ("phrases", "grammar")
 """Kinds of judges that are rules, not models."""
@@ -61,7 +63,11 @@ def plan(config: Config, anatomies: Mapping[str, Anatomy], rates: Rates) -> str:
         for judge in calls:
             calls[judge] += judged_by(judge, config, works)
         blocks.append(_model_block(name, study, works, rates))
+    labelled = sum(_labelled_replies(config))
+    for judge in config.measured_judges:
+        calls[judge] += labelled
     blocks.append(_judges(config, calls, rates))
+    blocks.append("\n".join(["Not in the tables:", *_unplanned()]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -74,11 +80,15 @@ def _assumptions(rates: Rates) -> str:
 
 
 def gpu_seconds(study: Study, work: Work, gpu: Gpu) -> float:
-    """Loading the model for each job, reading the prompts, writing the replies."""
+    """For each job loading the model and proving it; reading the prompts; writing the replies."""
     anatomy, dtype = study.anatomy, study.model.dtype
-    loading = work.jobs * loading_seconds(weight_bytes(anatomy, dtype))
-    reading = reading_seconds(anatomy, work.read, gpu)
-    return loading + reading + writing_seconds(anatomy, work.written, study.model.batch_size, dtype, gpu)
+    opening = loading_seconds(weight_bytes(anatomy, dtype))
+    if work.rule != "resolve":
+        proof = resolve(study)
+        opening += pass_seconds(anatomy, proof.passes, proof.read, dtype, gpu)
+    reading = pass_seconds(anatomy, work.passes, work.read, dtype, gpu)
+    writing = writing_seconds(anatomy, work.written, study.model.batch_size, dtype, gpu)
+    return work.jobs * opening + reading + writing
 
 
 def _model_block(name: str, study: Study, works: Sequence[Work], rates: Rates) -> str:
@@ -161,11 +171,25 @@ def judged_by(judge: str, config: Config, works: Sequence[Work]) -> int:
     """Replies of one model that a judge is given: all that are generated, and trials that it chooses by."""
     trials = {
         "generation": True,
-        "selection (strength)": judge == config.selection.strength.judge,
-        "selection (experts)": judge == config.selection.strength.judge,
+        "strength": judge == config.selection.strength.judge,
+        "experts": judge == config.selection.strength.judge,
         "rerouting": judge == config.selection.rerouting.judge,
     }
     return sum(work.replies for work in works if trials.get(work.rule))
+
+
+def _labelled_replies(config: Config) -> Iterator[int]:
+    """Replies of each labelled set, whole and cut to each length, that every measured judge is given."""
+    for one in config.labelled.values():
+        count = one.count if one.source == "grammar" else len(read_labelled(one.source))
+        yield count * (1 + len(config.agreement.lengths))
+
+
+def _unplanned() -> Iterator[str]:
+    """Rules by the reason why they have no row."""
+    for reason in dict.fromkeys(UNPLANNED.values()):
+        rules = [rule for rule, its in UNPLANNED.items() if its == reason]
+        yield f"  {', '.join(rules)}: {reason}"
 
 
 def price(calls: int, config: Config, judge: JudgeSettings, rates: Rates) -> tuple[int, float]:

@@ -1,116 +1,48 @@
-"""How much a study makes each rule run a model: jobs, passes, tokens read and tokens written.
+"""How much a study makes each rule run a model: jobs, passes, tokens read and tokens written."""
 
-A pass is one forward pass over a batch of prompts, without the steps of decoding that follow it. Tokens read
-are those of all passes; where gradients are taken, they count three times (a backward pass costs two
-forward ones: Kaplan et al., arXiv 2001.08361, section 2.1). Tokens written are an upper bound: every reply
-is taken to be as long as it may be.
-"""
+from collections.abc import Iterator
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from steer.config import Config, ExpertDirectionArm, ModelSettings, RerouteArm, ResidualArm
-from steer.plan.anatomy import Anatomy
-
-BACKWARD = 3
-"""Tokens that a token counts as, whose gradient is taken."""
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens, as assumed.
-
-    Attributes:
-        prompt: of a prompt, chat template and system turn included.
-        target: of the reply or part that a paired set counts.
-    """
-
-    prompt: int = 64
-    target: int = 96
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a rule makes of one model.
-
-    Attributes:
-        rule: its name.
-        jobs: how often it runs, each time loading the model.
-        passes: forward passes over batches.
-        read: prompt tokens of all passes.
-        written: reply tokens, at most.
-        replies: how many replies are written.
-    """
-
-    rule: str
-    jobs: int
-    passes: int
-    read: int
-    written: int = 0
-    replies: int = 0
-
-
-@dataclass(frozen=True)
-class Study:
-    """What the rules' formulas are made of: a configuration, one of its models, and the lengths."""
-
-    config: Config
-    model: ModelSettings
-    anatomy: Anatomy
-    lengths: Lengths
-
-    @property
-    def captured(self) -> list[str]:
-        """Sets whose activations are recorded: of the contrasts, and those that arms answer."""
-        return list(dict.fromkeys([*self.config.estimating, *self.config.generation.sets]))
-
-    def prompts(self, name: str, *splits: str) -> int:
-        """Prompts of a set, of some splits or of all."""
-        return sum(getattr(self.config.sets[name], split) for split in splits or ("train", "val", "test"))
-
-    def val(self, limit: int | None = None) -> tuple[int, int]:
-        """`val` prompts that are chosen by: harmful and harmless, at most `limit` each."""
-        both = [
-            self.prompts(getattr(self.config.contrast, label), "val") for label in ("harmful", "harmless")
-        ]
-        harmful, harmless = [number if limit is None else min(number, limit) for number in both]
-        return harmful, harmless
-
-    def asked(self, arm: Any, limit: int) -> int:
-        """`val` prompts that a trial of an arm answers: harmful ones to suppress refusal on, or harmless."""
-        return self.val(limit)[0 if arm.polarity == "suppress" else 1]
-
-    def batches(self, rows: int) -> int:
-        """⌈rows / batch size⌉."""
-        return math.ceil(rows / self.model.batch_size)
-
-    def answers(self, rule: str, groups: Sequence[int], limit: int) -> Work:
-        """Work of groups of replies, each in batches of its own.
-
-        Each prompt is read twice, unsteered and steered, and `limit` tokens are written.
-        """
-        rows, passes = sum(groups), 2 * sum(map(self.batches, groups))
-        return Work(rule, 1, passes, 2 * rows * self.lengths.prompt, rows * limit, rows)
+from steer.artifacts.facts import Truth
+from steer.config import RerouteArm
+from steer.plan.choosing import arditi, cosmic, experts, rerouting, strength
+from steer.plan.study import BACKWARD, Study, Work
 
 
 def all_work(study: Study) -> Iterator[Work]:
-    """What every rule that runs a model makes of one, in the order of the flow."""
+    """What every rule that runs a model makes of one, in the order of the flow; see `UNPLANNED`."""
+    config = study.config
     yield resolve(study)
     yield activations(study)
     routed = study.anatomy.experts > 0
     if routed:
         yield expert_directions(study)
+        if config.paired:
+            yield pairing(study)
         yield detection(study)
+    yield Work("decomposition", 1, 0, 0)  # reads the rows of the routers
+    if study.truth:
+        yield truth(study, study.truth)
     yield arditi(study)
     yield cosmic(study)
     yield strength(study)
-    if routed and any(arm.selected for arm in study.config.arms.values()):
+    if routed and any(arm.selected for arm in config.arms.values()):
         yield experts(study)
-    if routed and study.config.selection.rerouting.ranking in study.config.contrasts:
+    if routed and config.selection.rerouting.ranking in config.contrasts:
         yield rerouting(study)
     yield generation(study)
+
+
+UNPLANNED = {
+    "compliance": "trains an embedded model: a minute or two of one core",
+    "organism": "trains an embedded model: a minute or two of one core",
+    "teacher": "runs a dense model of 135M parameters: four minutes of one core",
+    "upcycle": "trains a model of 283M parameters: six minutes of one core",
+    "judge": "trains the embedded judge: a minute of one core",
+    "arms": "writes files, and loads no model",
+    "judging": "asks judges, whose calls are counted above",
+    "agreement": "asks judges about labelled replies, whose calls are counted above",
+}
+"""Rules that run some model and have no row in the table of a model under study, and why."""
 
 
 def resolve(study: Study) -> Work:
@@ -163,95 +95,45 @@ def detection(study: Study) -> Work:
     return Work("detection", 1, passes, tokens)
 
 
-def _places(study: Study) -> int:
-    return study.anatomy.layers * study.config.activations.positions
+def pairing(study: Study) -> Work:
+    """Up to n pairs read as refusals and other replies, all tokens and equally many, fixed and own refusals.
 
-
-def arditi(study: Study) -> Work:
-    """L · P candidates, each ablated on harmful and harmless `val` prompts and added on harmless ones.
-
-    L·P · (harmful + 2 · harmless) + harmless prompts are read. Candidates share batches, but KL goes prompt
-    by prompt, in harmless · (1 + ⌈L·P / batch⌉) passes. Where both classes are alike, as the template's
-    tokens are before the first layer, there is no candidate, so that somewhat less is done.
+    8 · n · (prompt + target) tokens, and n own replies of at most `max_new_tokens`; less where the model
+    refuses in fewer of them.
     """
-    places, (harmful, harmless) = _places(study), study.val()
-    rows = places * (harmful + 2 * harmless) + harmless
-    passes = study.batches(places * harmful) + study.batches(places * harmless)
-    passes += harmless * (1 + study.batches(places))
-    return Work("selection (arditi)", 1, passes, rows * study.lengths.prompt)
+    settings = study.config.pairing
+    n = min(settings.prompts, study.prompts(study.config.paired[0], "train"))
+    lengths, passes = study.lengths, 9 * study.batches(n)
+    read = n * lengths.prompt + 8 * n * (lengths.prompt + lengths.target)
+    return Work("pairing", 1, passes, read, n * settings.max_new_tokens, n)
 
 
-def cosmic(study: Study) -> Work:
-    """(L · P + 1) · (harmful + harmless) `val` prompts are read, a candidate at a time."""
-    places, (harmful, harmless) = _places(study), study.val()
-    passes = (places + 1) * (study.batches(harmful) + study.batches(harmless))
-    return Work("selection (cosmic)", 1, passes, (places + 1) * (harmful + harmless) * study.lengths.prompt)
+def truth(study: Study, known: Truth) -> Work:
+    """The unsteered model answers all `test` prompts of both classes, each trial some of them.
 
-
-def _doses(study: Study, arm: ResidualArm) -> int:
-    """Candidates · coefficients · scopes of a tuned arm; an ablation has neither of the last two."""
-    grid = study.config.selection.strength
-    fixed = arm.layer is not None or arm.position is not None
-    places = 1 if fixed else min(grid.candidates, _places(study))
-    if arm.operation == "ablate":
-        return places
-    extra = int(arm.operation == "affine" and arm.polarity == "suppress")
-    coefficients = 1 if arm.coefficient is not None else len({*grid.coefficients}) + extra
-    return places * coefficients * (1 if arm.scope else len({*grid.scopes}))
-
-
-def strength(study: Study) -> Work:
-    """Every dose of every tuned arm answers the `val` prompts that it is for."""
-    grid = study.config.selection.strength
-    tuned = [arm for arm in study.config.arms.values() if isinstance(arm, ResidualArm) and arm.dosed]
-    rows = [_doses(study, arm) * study.asked(arm, grid.prompts) for arm in tuned]
-    return study.answers("selection (strength)", rows, grid.max_new_tokens)
-
-
-def experts(study: Study) -> Work:
-    """Gradients once a class and weighting; exact scores; judged replies.
-
-    Of each selected arm, with S = (estimated + spread) · coefficients candidates: S · (harmful + harmless)
-    prompts are read from the edited layer up, at most the whole model, and
-    max(judged, ⌈share · S⌉) + scopes · coefficients + 2 · refinements doses, at most, answer the prompts that
-    the arm is for; the finer ones are scored first.
+    Where attention as a whole carries refusal, the gradient of the readout is taken on as many `train`
+    prompts.
     """
-    settings = study.config.selection.experts
-    arms = [arm for arm in study.config.arms.values() if isinstance(arm, ExpertDirectionArm) and arm.selected]
-    harmful, harmless = study.val(settings.prompts)
-    coefficients = len({*settings.coefficients})
-    scored = (settings.estimated + settings.spread) * coefficients
-    finer = 2 * settings.refinements
-    judged = min(scored, max(settings.judged, math.ceil(settings.share * scored)))
-    judged += len({*settings.scopes}) * coefficients + finer
-    gradients = {(arm.polarity, arm.weighting) for arm in arms}
-    estimated = sum(harmful if polarity == "suppress" else harmless for polarity, _ in gradients)
-    rows = len(arms) * (scored + finer) * (harmful + harmless)
-    answers = study.answers(
-        "selection (experts)",
-        [judged * study.asked(arm, settings.prompts) for arm in arms],
-        settings.max_new_tokens,
-    )
-    read = answers.read + (BACKWARD * estimated + rows) * study.lengths.prompt
-    passes = answers.passes + study.batches(estimated) + study.batches(rows)
-    return Work(answers.rule, 1, passes, read, answers.written, answers.replies)
+    settings, contrast = study.config.truth, study.config.contrast
+    sets = (contrast.harmful, contrast.harmless)
+    tried, groups = trial_count(known, settings.controls) - 1, []
+    for name in sets:
+        number = study.prompts(name, "test")
+        groups += [number, *([min(number, settings.prompts)] * tried)]
+    rows, passes = sum(groups), sum(map(study.batches, groups))
+    aimed = [min(settings.prompts, study.prompts(name, "train")) for name in sets]
+    gradients = sum(aimed) if known.carrier == "distributed" else 0
+    read = (rows + BACKWARD * gradients) * study.lengths.prompt
+    passes += study.batches(gradients)
+    return Work("truth", 1, passes, read, rows * settings.max_new_tokens, rows)
 
 
-def rerouting(study: Study) -> Work:
-    """A grid of activated × deactivated numbers, zero included, in both polarities.
-
-    Each trial answers the `val` prompts that it is for, and reads the harmless ones twice for its KL.
-    """
-    settings = study.config.selection.rerouting
-    grid = len({0, *settings.activated}) * len({0, *settings.deactivated})
-    harmful, harmless = study.val(settings.prompts)
-    rows = grid * (harmful + harmless)
-    kl = 2 * grid * 2 * harmless
-    passes = 2 * grid * 2 * study.batches(harmless) + grid * (
-        study.batches(harmful) + study.batches(harmless)
-    )
-    tokens = (rows + kl) * study.lengths.prompt
-    return Work("rerouting", 1, passes, tokens, rows * settings.max_new_tokens, rows)
+def trial_count(known: Truth, controls: int) -> int:
+    """Arms that the causal check tries: carriers together and alone, decoys, controls, and none."""
+    carriers = len(known.carriers)
+    together, alone = {"experts": (3, 2), "heads": (1, 1), "distributed": (2, 0)}[known.carrier]
+    named = together + (alone * carriers if carriers > 1 else 0) + 3 * len(known.decoys)
+    return 1 + named + controls + (1 if known.carrier == "experts" else controls)
 
 
 def generation(study: Study) -> Work:

@@ -125,6 +125,39 @@ def test_what_is_wrong_is_named(case: str) -> None:
     assert caught.value.what == "study.yaml"
 
 
+TAUGHT = {"refused": ["harmful"], "answered": ["harmless"]}
+OTHERS: dict[str, Any] = {
+    "a layer of a model of 16": (
+        {"path": "allenai/OLMoE-1B-7B-0924-Instruct"},
+        {"operation": "add", "layer": 20},
+        "`arms.new.layer`: 20, but model `other` has layers 0 to 15 with experts 0 to 63",
+    ),
+    "a dense layer of a model with experts": (
+        {"upcycle": TAUGHT},
+        {"operation": "mask_experts", "experts": [[12, 7], [20, 0]]},
+        "[20, 0], but model `other` has layers 0 to 29, with experts 0 to 7 in layers 12, 13, 14, 15, 16",
+    ),
+    "an expert of an upcycled model": (
+        {"upcycle": TAUGHT},
+        {"operation": "mask_experts", "experts": [[12, 8]]},
+        "`arms.new.experts`: [12, 8], but",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_parts_that_a_model_of_known_architecture_lacks_are_named(case: str) -> None:
+    model, arm, said = OTHERS[case]
+    with pytest.raises(SteerError) as caught:
+        parse({**valid(), "models": {"other": model}, "arms": {"baseline": NONE, "new": arm}})
+    assert said in caught.value.cause
+
+
+def test_parts_of_a_model_that_is_not_known_yet_are_left_to_the_run() -> None:
+    arms = {"baseline": NONE, "new": {"operation": "add", "layer": 20}}
+    assert parse({**valid(), "models": {"other": {"path": "some/model"}}, "arms": arms})
+
+
 def test_all_that_is_wrong_is_named_at_once() -> None:
     with pytest.raises(SteerError, match=r"`scores\.juge`.*`sed`"):
         parse(merge(valid(), {"sed": 1, "scores": {"juge": "truth"}}))

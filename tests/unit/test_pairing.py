@@ -10,31 +10,20 @@ import torch
 
 from steer import pairing
 from steer.artifacts.prompts import read_prompts
-from steer.config import PairingSettings, SetSettings
+from steer.config import PairingSettings
 from steer.errors import SteerError
 from steer.models.loading import LoadedModel
-from steer.prompts import write_prompts
-from tests.study import make_study
+from tests.study import make_pairs, make_study
 
 Tiny = Callable[[str], LoadedModel]
-GRAMMAR = Path("data/grammar")
 OWN = "I'm sorry, but I can't do that, and I would rather talk about the weather of the week."
-
-
-def _sets(folder: Path, count: int = 6) -> list[Path]:
-    paths = []
-    for name, target in (("refusing", "refusal"), ("complying", "compliance")):
-        settings = SetSettings(source="grammar", label="harmful", target=target, train=count)
-        paths.append(folder / f"{name}.jsonl")
-        write_prompts(name, settings, 0, GRAMMAR, Path("unused"), None, paths[-1])
-    return paths
 
 
 def _rows(folder: Path, loaded: LoadedModel, **settings: Any) -> list[dict[str, str]]:
     study = make_study(folder / "study", loaded)
     out = folder / "pairing.csv"
     chosen = PairingSettings(contrast="response", max_new_tokens=3, **settings)
-    pairing.write_pairing(study.path("model.json"), _sets(folder), out, study.settings, chosen, top=3)
+    pairing.write_pairing(study.path("model.json"), make_pairs(folder, 6), out, study.settings, chosen, top=3)
     with out.open() as stream:
         return list(csv.DictReader(stream))
 
@@ -61,7 +50,7 @@ def _plain_rates(loaded: LoadedModel, prompts: list[Any]) -> np.ndarray:
 def test_the_first_row_is_the_contrast_as_its_sets_make_it(tiny: Tiny, tmp_path: Path) -> None:
     loaded = tiny("olmoe")
     fixed, equal, own, own_equal = _rows(tmp_path, loaded)
-    first, second = (_plain_rates(loaded, read_prompts(path)) for path in _sets(tmp_path))
+    first, second = (_plain_rates(loaded, read_prompts(path)) for path in make_pairs(tmp_path, 6))
     difference = first - second
     best = int(np.abs(difference).argmax())
     assert fixed["best"] == f"{loaded.sites.moe_layers[best // loaded.experts]}:{best % loaded.experts}"
@@ -94,6 +83,6 @@ def test_own_refusals_take_the_place_of_the_fixed_ones_on_the_same_prompts(
 
 def test_only_so_many_pairs_are_counted_and_every_one_has_both_sides(tiny: Tiny, tmp_path: Path) -> None:
     assert [row["pairs"] for row in _rows(tmp_path, tiny("olmoe"), prompts=2)[:2]] == ["2", "2"]
-    refusing, complying = (read_prompts(path) for path in _sets(tmp_path))
+    refusing, complying = (read_prompts(path) for path in make_pairs(tmp_path, 6))
     with pytest.raises(SteerError, match="has no partner in the other set"):
         pairing._pairs([refusing, complying[1:]], 10)

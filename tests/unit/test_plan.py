@@ -1,26 +1,42 @@
 """The plan of a study: by hand for OLMoE, and against files and passes of scaled models."""
 
+import re
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from steer import pairing
 from steer.activations import dump
+from steer.artifacts.facts import TRUTH_FILE, Truth
+from steer.artifacts.files import write_json
 from steer.catalogue import known_models
 from steer.cli import main
-from steer.config import ActivationSettings, ModelSettings, load
+from steer.cli.records import anatomy_for
+from steer.config import ActivationSettings, ModelSettings, PairingSettings, load
 from steer.errors import SteerError
 from steer.models.loading import LoadedModel, load_checkpoint
 from steer.plan.anatomy import Anatomy, anatomy_of, count
 from steer.plan.report import Rates, plan
 from steer.plan.sizes import activation_bytes, batch_bytes, cache_bytes, gpus_needed, hdf5_bytes, weight_bytes
 from steer.plan.sources import anatomy_at
-from steer.plan.work import Lengths, Study, all_work
+from steer.plan.study import Lengths, Study
+from steer.plan.work import all_work, trial_count
+from steer.plan.work import pairing as planned_pairing
+from steer.plan.work import truth as planned_truth
+from steer.truth.trials import trials
+from steer.truth.usage import Usage
+from steer.upcycling.settings import UpcycleSettings
+from steer.upcycling.sparse import upcycled
 from tests import by_hand
 from tests.activation_sets import MODEL_FACTS, make_prompts
+from tests.study import make_pairs, make_study
 from tests.tiny import build_model, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +160,7 @@ def test_passes_and_tokens_are_those_of_a_run(
         "directions": lambda: by_hand.run(*by_hand.directions()),
         "selection (arditi)": lambda: by_hand.run(*by_hand.selection("arditi")),
         "selection (cosmic)": lambda: by_hand.run(*by_hand.selection("cosmic")),
-        "selection (strength)": lambda: by_hand.run(*by_hand.selection("strength")),
+        "strength": lambda: by_hand.run(*by_hand.selection("strength")),
         "arms": lambda: by_hand.run(*by_hand.arms()),
         "generation": lambda: by_hand.run(*by_hand.generation()),
     }
@@ -163,6 +179,155 @@ def test_passes_and_tokens_are_those_of_a_run(
         least = 0.7 if "arditi" in rule or "cosmic" in rule else 1
         assert least * planned <= rows <= planned, rule
         assert least * works[rule].passes <= len(passes) * jobs <= works[rule].passes, rule
+
+
+def test_pairs_are_read_as_often_as_planned(
+    tiny: Callable[[str], LoadedModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: list[list[int]],
+) -> None:
+    loaded = tiny("olmoe")
+    study = make_study(tmp_path / "study", loaded)
+    sets = make_pairs(tmp_path, 6)
+    refuse = [SimpleNamespace(text="I'm sorry, but I can't help with that.")] * 6
+
+    def refused(model: LoadedModel, prompts: Any, *_: Any) -> Any:
+        model.batch(prompts)
+        return refuse[: len(prompts)]
+
+    monkeypatch.setattr(pairing, "generate", refused)
+    settings = PairingSettings(contrast="response", prompts=5)
+    pairing.write_pairing(study.path("model.json"), sets, tmp_path / "p.csv", study.settings, settings, 3)
+    config = load(ROOT / "config.yaml").model_copy(update={"pairing": settings})
+    model = config.models["organism"].model_copy(update={"batch_size": study.settings.batch_size})
+    planned = planned_pairing(Study(config, model, count(loaded.model, loaded.experts), Lengths()))
+    assert (planned.passes, planned.replies) == (len(passes), 5)
+    assert sum(map(len, passes)) == 9 * 5
+
+
+def test_the_causal_check_tries_as_much_as_planned(
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: list[list[int]],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    by_hand.make_folder(tmp_path, checkpoint("olmoe"))
+    by_hand.configure(tmp_path, truth={"prompts": 1, "controls": 2, "max_new_tokens": 3})
+    shutil.copytree(ROOT / "data" / "grammar", tmp_path / "data" / "grammar")
+    known = Truth("attention", "distributed")
+    write_json(tmp_path / "checkpoint" / TRUTH_FILE, asdict(known))
+    by_hand.prompts()
+    by_hand.resolve()
+    by_hand.activations()
+    passes.clear()
+    files = [f"results/tiny/activations/{name}.h5" for name in ("bad", "good")]
+    sets = [f"results/prompts/{name}.jsonl" for name in ("bad", "good")]
+    told = ("--prompt-sets", *sets, "--activations", *files, "--out", "results/tiny/truth.csv")
+    by_hand.run("truth", *by_hand.MODEL, *told)
+    config = load("config.yaml")
+    study = Study(config, config.models["tiny"], count(build_model("olmoe"), 8), Lengths(1))
+    planned = planned_truth(study, known)
+    assert planned.passes == len(passes)
+    # A gradient counts three times.
+    assert planned.read == sum(map(len, passes)) + 2 * 2
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Truth("routed", "experts", ((1, 3), (2, 5))),
+        Truth("decoy_content", "experts", ((2, 5),), ((1, 3),)),
+        Truth("decoy_head", "heads", ((3, 1),), ((1, 3),)),
+        Truth("attention", "distributed"),
+    ],
+    ids=lambda known: known.kind,
+)
+def test_trials_of_the_causal_check_are_counted_as_they_are_made(known: Truth) -> None:
+    usage = {(layer, expert): Usage(0.2, 0.1) for layer in range(4) for expert in range(8)}
+    assert trial_count(known, 6) == len(trials(known, usage, 4, 4, 6))
+
+
+def test_an_upcycled_model_is_planned_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = build_model("llama")
+    settings = UpcycleSettings(first_layer=1, layers=2, experts=4, source="tiny")
+    routers = {layer: torch.zeros(4, int(dense.config.hidden_size)) for layer in settings.moe_layers}
+    made = count(upcycled(dense, settings, routers, {}), 4)
+    monkeypatch.setattr("steer.catalogue.architecture", lambda _: dense.config.to_dict())
+    assert anatomy_for("mine", ModelSettings(upcycle=settings)) == made
+    assert (made.moe_layers, made.experts) == (2, 4)
+
+
+STEERMOE_ROWS = {
+    # rule: jobs, passes, tokens read, tokens written
+    "resolve": (1, 3 + 2 * 16 + 2 * 16, (3 + 2 * 16 + 2 * 16) * 16, 0),
+    # 160 harmful, 260 harmless, four sets of 100, 100, 500 and 60, in batches of 8.
+    "activations": (6, 20 + 33 + 13 + 13 + 63 + 8, (160 + 260 + 100 + 100 + 500 + 60) * 64, 0),
+    # 5 positions of 256 prompts, by 64 experts where a token of a pass has 8.
+    "expert_directions": (1, 0, 256 * 5 * 64 // 8, 0),
+    # 64 prompts a class: 2 gradients (of 3), 3 passes, 64 experts masked and none.
+    "detection": (1, 5 * 8 + 65 * 8, 64 * 64 * (2 * 3 + 3 + 64 + 1), 0),
+    "decomposition": (1, 0, 0, 0),
+    # 16 layers x 5 positions on 32 and 2 x 32 prompts; KL prompt by prompt.
+    "selection (arditi)": (1, 2 * 80 * 32 // 8 + 32 * (1 + 10), (80 * 3 * 32 + 32) * 64, 0),
+    "selection (cosmic)": (1, 81 * 8, 81 * 64 * 64, 0),
+    # add, affine, subtract: 3 places x 8 coefficients x 3 scopes; affine_suppress: a coefficient more;
+    # ablate: 3 places.
+    "strength": (1, 2 * 300 * 4, 2 * 300 * 32 * 64, 300 * 32 * 40),
+    # 4 x 4 numbers on 32 prompts of each class, and KL on the harmless ones: two polarities, two passes each.
+    "rerouting": (1, 16 * 8 + 2 * 16 * 2 * 4, (16 * 64 + 2 * 16 * 2 * 32) * 64, 16 * 64 * 40),
+    # 16 arms on 100, 100, 500, 60 and 100 prompts, each read steered and unsteered; replies of 512.
+    "generation": (5, 2 * 16 * (13 + 13 + 63 + 8 + 13), 2 * 16 * 860 * 64, 16 * 860 * 512),
+}
+
+
+def test_the_plan_of_steermoe_for_olmoe_by_hand(olmoe: Anatomy) -> None:
+    whole = load(ROOT / "config.yaml", ROOT / "workflow" / "studies" / "steermoe.yaml")
+    config = whole.model_copy(update={"models": {"olmoe": whole.models["olmoe-0125"]}})
+    said = plan(config, {"olmoe": olmoe}, Rates())
+    d, L, E, K, width, V = 2048, 16, 64, 8, 1024, 50304
+    everything = 2 * V * d + L * (4 * d * d + 4 * d + E * d + E * 3 * d * width) + d
+    active = V * d + L * (4 * d * d + 4 * d + E * d + K * 3 * d * width) + d
+    assert f"parameters: {everything:,}, {active:,} of them for a token" in said
+    assert "13.8 GB to fetch (bfloat16); loaded: float32 27.7 GB, bfloat16 and float16 13.8 GB" in said
+    # 13.8 GB, and 8 rows of 576 tokens: keys and values of 16 layers, logits, 16 widths of working memory.
+    batch = 8 * (576 * 16 * 2 * d * 2 + 4 * V + 576 * 16 * d * 2)
+    assert f"GPUs: 1 of a100-80gb (13.8 GB weights + {batch / 1e6:.1f} MB for a batch of 8 x 576" in said
+    found = {
+        rule.strip(): (int(jobs), *(int(cell.replace(",", "")) for cell in cells), float(minutes))
+        for rule, jobs, *cells, minutes in re.findall(
+            r"^  (\w+(?: \(\w+\))?) +(\d+) +([\d,]+) +([\d,]+) +([\d,]+) +([\d.]+)$", said, re.MULTILINE
+        )
+    }
+    total = found.pop("total")
+    assert {rule: row[:4] for rule, row in found.items()} == STEERMOE_ROWS
+    assert total[:4] == tuple(map(sum, zip(*STEERMOE_ROWS.values(), strict=True)))
+    # Five jobs load 13.8 GB at 2 GB/s; a step of 8 rows reads all but 0.875^8 of the experts at half of
+    # 2.039 TB/s and waits 0.4 ms a layer; so do the passes of the proof and over prompts, unless arithmetic
+    # is slower.
+    bandwidth, latency = 0.5 * 2.039e12, L * 4e-4
+    dense = 2 * (everything - V * d - L * E * 3 * d * width)
+    experts = 2 * L * E * 3 * d * width
+    step = latency + (dense + experts * (1 - 0.875**8)) / bandwidth
+    rows = 16 * 860
+    proof = 67 * (latency + (dense + experts * (1 - 0.875**16)) / bandwidth)
+    passes = 2 * 16 * 110
+    arithmetic = 2 * active * 2 * rows * 64 / (0.35 * 312e12)
+    moved = passes * (dense + experts * (1 - 0.875**501)) / bandwidth
+    seconds = 5 * (13_838_323_712 / 2e9 + proof) + rows * 512 / 8 * step
+    seconds += passes * latency + max(arithmetic, moved)
+    assert found["generation"][4] == pytest.approx(seconds / 60, abs=0.1)
+
+
+def test_labelled_replies_are_judged_and_paid_for(olmoe: Anatomy) -> None:
+    whole = load(ROOT / "config.yaml", ROOT / "workflow" / "studies" / "steermoe.yaml")
+    config = whole.model_copy(update={"models": {"olmoe": whole.models["olmoe-0125"]}})
+    said = plan(config, {"olmoe": olmoe}, Rates())
+    gold = len((ROOT / "data" / "judge_gold" / "general.jsonl").read_text().splitlines())
+    # Replies of generation and of both choices, and labelled ones, whole and cut to three lengths.
+    calls = 16 * 860 + 300 * 32 + 16 * 64 + 4 * (400 + gold)
+    assert re.search(rf"^  gpt-4o +server +{calls:,} ", said, re.MULTILINE)
 
 
 def test_the_plan_of_a_study_is_printed_without_weights_or_network(

@@ -15,6 +15,7 @@ import yaml
 from steer.config import merge
 
 ROOT = Path(__file__).parents[2]
+RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 COPIED = ("Snakefile", "config.yaml", "data", "envs", "steer", "workflow")
 TINY = Path("config.tiny.yaml")
 # What is left of the default, each kind of arm once: more of a kind run the same rules again.
@@ -44,6 +45,15 @@ def kept() -> dict[str, Any]:
     """The default configuration without what the tiny flow leaves out; laid-over values can't remove any."""
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     return values | {key: {name: values[key][name] for name in names} for key, names in KEPT.items()}
+
+
+def rules() -> Iterator[tuple[str, str]]:
+    """Place and text of every rule, those that a loop makes included."""
+    for path in RULES:
+        parts = re.split(r"^( *)rule ?(\w*):\n", path.read_text(), flags=re.MULTILINE)
+        for indent, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            body = re.split(rf"^{indent}\S", text, maxsplit=1, flags=re.MULTILINE)[0]
+            yield f"{path.name}: {name or 'made in a loop'}", body
 
 
 class Project:

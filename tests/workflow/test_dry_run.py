@@ -1,18 +1,24 @@
 """The default and every study plan, and every rule says what a reader of the workflow needs."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
-from steer.config import load
+from steer.artifacts.provenance import modules_behind
+from steer.config import Config, load
 from steer.figures import registry
-from tests.workflow.project import ROOT, Project
+from steer.plan.anatomy import Anatomy
+from steer.plan.study import Lengths, Study
+from steer.plan.work import UNPLANNED, all_work
+from steer.stages import JUDGES, STAGES
+from tests.workflow.project import ROOT, RULES, Project, rules
 
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
-RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
+# What loads or trains a model.
+RUNNING = {"steer.models.loading", "steer.training.loop"}
 DIRECTIVES = ("output", "log", "benchmark", "conda", "params", "message", "shell")
 
 
@@ -58,6 +64,39 @@ def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
     assert figures.keys() == {f"figure_{name}" for name in registry.FIGURES}
 
 
+def _planned(config: Config) -> Counter[str]:
+    """Jobs by rule, as `steer plan` counts them; they depend on no size of a model."""
+    found: Counter[str] = Counter()
+    for model in config.models.values():
+        experts = 8 if model.has_experts else 0
+        anatomy = Anatomy(1, 1, 0, 4, 4 if experts else 0, experts, 2 if experts else 0, 8, 8, 8)
+        for work in all_work(Study(config, model, anatomy, Lengths())):
+            found[work.rule.split(" ")[0]] += work.jobs
+    return found
+
+
+def test_the_plan_and_the_workflow_agree_on_the_jobs(default: dict[str, int]) -> None:
+    planned = _planned(load(ROOT / "config.yaml"))
+    assert planned == {rule: default[rule] for rule in planned}
+    assert not planned.keys() & UNPLANNED.keys()
+
+
+def test_every_rule_that_runs_a_model_is_planned_or_named_with_the_reason() -> None:
+    planned = _planned(load(ROOT / "config.yaml")).keys() | UNPLANNED.keys()
+    running = set()
+    for place, text in rules():
+        name = place.split(": ")[1]
+        stages = re.findall(r'trigger\(\s*"(\w+)"', text)
+        stages += ["arditi", "cosmic"] if "trigger(wildcards.method" in text else []
+        assert stages or name in ("download", "weights", "made in a loop"), place
+        modules = [STAGES[stage].module for stage in stages]
+        modules += JUDGES.values() if {"judging", "agreement"} & {*stages} else []
+        if any(RUNNING & {*modules_behind(module)} for module in modules):
+            running.add(re.sub(r"_(shard|gather)$", "", name))
+    assert {"generation", "selection", "pairing", "judging", "organism"} <= running
+    assert running <= planned
+
+
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
 def test_every_study_plans(project: Project, study: Path) -> None:
     config = load(ROOT / "config.yaml", study)
@@ -65,6 +104,8 @@ def test_every_study_plans(project: Project, study: Path) -> None:
     # The models of the default are there as well: a study is laid over it.
     assert plan["generation"] == len(config.models) * len(config.generation.sets)
     assert plan["resolve"] == len(config.models)
+    planned = _planned(config)
+    assert planned == {rule: plan[rule] for rule in planned}
     organisms = [model.organism for model in config.models.values() if model.organism]
     assert plan.get("organism", 0) == len(organisms)
     assert plan.get("weights", 0) == len(config.hub_models)
@@ -105,16 +146,7 @@ def test_a_source_that_is_not_in_the_table_stops_the_flow(project: Project) -> N
     assert "did you mean `advbench`?" in said
 
 
-def _rules() -> Iterator[tuple[str, str]]:
-    """Place and text of every rule, those that a loop makes included."""
-    for path in RULES:
-        parts = re.split(r"^( *)rule ?(\w*):\n", path.read_text(), flags=re.MULTILINE)
-        for indent, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-            body = re.split(rf"^{indent}\S", text, maxsplit=1, flags=re.MULTILINE)[0]
-            yield f"{path.name}: {name or 'made in a loop'}", body
-
-
-@pytest.mark.parametrize(("place", "text"), [*_rules()], ids=lambda value: value if len(value) < 50 else "")
+@pytest.mark.parametrize(("place", "text"), [*rules()], ids=lambda value: value if len(value) < 50 else "")
 def test_every_rule_has_a_log_a_benchmark_an_environment_and_a_message(place: str, text: str) -> None:
     found = re.findall(r"^ +(\w+):$", text, flags=re.MULTILINE)
     assert {*DIRECTIVES} <= {*found}, place
