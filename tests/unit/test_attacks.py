@@ -90,7 +90,7 @@ def test_what_nobody_rewrote_is_left_out(tmp_path: Path) -> None:
         ({}, "value: no gap", "is not one template"),
         ({}, "[1, 2]", "is not yaml"),
         (LINES, "\n", "holds no suffix"),
-        ({"kind": "prompts"}, "value: x", "is a set of prompts and no attack"),
+        ({"kind": "prompts"}, "value: x", "is no attack: its kind is prompts"),
     ],
 )
 def test_a_file_that_is_no_such_attack_is_an_error(
@@ -148,7 +148,9 @@ def test_a_set_is_drawn_from_what_its_attack_knows_or_the_attack_is_refused(tmp_
 
 
 def test_published_attacks_are_pinned_and_only_our_own_harmless_ones_are_here() -> None:
-    found = [source for source in read_sources(SOURCES).values() if source.kind not in ("prompts", "weights")]
+    others = ("prompts", "judge", "weights")
+    found = [source for source in read_sources(SOURCES).values() if source.kind not in others]
+    assert {"artprompt", "deepinception", "ffa"} <= {source.name for source in found}
     assert {"aim", "gcg-garak", "renellm-code", "role-play", "nested"} <= {source.name for source in found}
     assert {source.name for source in found if source.origin == "here"} == {"role-play", "nested"}
     assert {path.name for path in Path("data/attacks").iterdir()} == {"role_play.yaml", "nested.yaml"}

@@ -40,7 +40,8 @@ def test_the_table_of_sources_is_valid_and_no_two_rows_name_one_file() -> None:
     sources = read_sources(TABLE).values()
     assert {source.origin for source in sources} == {"https", "pypi", "hub", "here"}
     # Two rows may keep different parts of one file.
-    assert max(Counter((source.address, source.keep, source.text) for source in sources).values()) == 1
+    keys = [(source.address, source.records, source.keep, source.text) for source in sources]
+    assert max(Counter(keys).values()) == 1
     assert max(Counter(source.sha256 for source in sources if source.sha256).values()) == 1
 
 

@@ -8,7 +8,7 @@ from steer.config.models import teacher_of
 from steer.download import missing
 from steer.errors import SteerError
 from steer.figures import registry
-from steer.sources import find_source
+from steer.sources import find_source, with_parts
 
 # The configuration with all overrides, for the commands that the rules run. Its place is no input: rules
 # depend on the settings they read, by `trigger`, and not on the whole of it.
@@ -28,15 +28,19 @@ PUBLIC = dict.fromkeys(
     ]
     + [one.upcycle.source for one in settings.models.values() if one.upcycle]
 )
-ATTACKS = dict.fromkeys(one.attack for one in USED if one.attack)
+ATTACKS = [
+    source
+    for name in dict.fromkeys(one.attack for one in USED if one.attack)
+    for source in with_parts(name, Path("data/sources.tsv"))
+]
 
 
 onstart:
     # Said before hours of work, and not when their end needs the file.
     if lacking := missing(
         [
-            find_source(name, Path("data/sources.tsv"))
-            for name in [*PUBLIC, *ATTACKS]
+            *(find_source(name, Path("data/sources.tsv")) for name in PUBLIC),
+            *ATTACKS,
         ],
         Path(settings.results) / "downloads",
     ):
@@ -178,13 +182,18 @@ def get_raw_prompts(wildcards):
 
 
 def get_attack(wildcards):
-    """The file of the attack that a prompt set is put under: fetched, or our own."""
+    """The file of the attack that a prompt set is put under, then those that fill its gaps."""
     name = settings.sets[wildcards.set].attack
     if name is None:
         return []
-    attack = find_source(name, Path("data/sources.tsv"))
-    here = attack.origin == "here"
-    return attack.location if here else f"{settings.results}/downloads/{name}"
+    return [
+        (
+            one.location
+            if one.origin == "here"
+            else f"{settings.results}/downloads/{one.name}"
+        )
+        for one in with_parts(name, Path("data/sources.tsv"))
+    ]
 
 
 def get_arms(wildcards):

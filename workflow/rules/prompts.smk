@@ -29,7 +29,7 @@ rule prompts:
             ["--others", *input.others] if input.others else []
         ),
         attack=lambda wildcards, input: (
-            ["--attack", input.attack] if input.attack else []
+            ["--attack", input.attack[0]] if input.attack else []
         ),
         trigger=trigger("prompts", "set"),
     message:
