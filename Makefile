@@ -44,12 +44,14 @@ lint: setup ## check format, lint and types
 bench: setup ## measure the speed ratios
 	@$(in_venv) python -m bench
 
-setup: ## make .venv, or find it complete
+setup: ## make .venv and fetch public prompts, or find both there
 	@command -v "$(python)" > /dev/null || { echo "$(python): no such command; install Python 3.11 or newer," \
 	"and run \`make PYTHON=/path/to/python3\`" >&2; exit 1; }
 	@"$(python)" -c 'import sys; sys.exit(None if sys.version_info >= (3, 8) else \
 	"Python 3.11 or newer is needed (`make PYTHON=/path/to/python3`); this is Python " + sys.version)'
 	@"$(python)" envs/install.py --torch-index "$(TORCH_INDEX)" $(if $(PYTHON),--same-python)
+	@[ .venv/prefetched -nt data/sources.tsv ] || { echo "set-up: fetching the public prompts of config.yaml"; \
+	$(in_venv) python -m steer prefetch && touch .venv/prefetched; } || echo "set-up: going on without them; the run asks again" >&2
 
 lock: ## compile envs/steer.lock.txt from envs/*.in (needs the package index)
 	@"$(python)" envs/compile.py

@@ -70,6 +70,35 @@ def download(
     log.info("%s: %d bytes, sha256 %s, licence %s", source.name, found.bytes, how, source.licence)
 
 
+def prefetch(
+    sources: Iterable[Source],
+    timeout: float,
+    attempts: int,
+    wait: float,
+    by_hand: Path = BY_HAND,
+    lock: Path = LOCK,
+) -> None:
+    """Put files of public sources where runs without a network find them.
+
+    Args:
+        sources: rows of the table of sources.
+        timeout: longest silence of a server, in seconds.
+        attempts: tries of what another try can help.
+        wait: wait before the second try, in seconds; doubled each time.
+        by_hand: the folder for them; a file that is there and is the pinned one stays.
+        lock: the lock file.
+
+    Raises:
+        SteerError: a file can't be had, or is not the pinned one.
+    """
+    for source in sources:
+        out, wanted = by_hand / source.name, pinned(source, lock).sha256
+        if source.origin != "here" and not (out.is_file() and wanted in ("", file_digest(out))):
+            # A pin has moved on since it was put there.
+            out.unlink(missing_ok=True)
+            download(source, out, timeout, attempts, wait, by_hand, lock)
+
+
 def missing(
     sources: Iterable[Source], downloads: Path, by_hand: Path = BY_HAND, lock: Path = LOCK
 ) -> list[str]:

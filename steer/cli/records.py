@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steer.cli.command import GRAMMAR, Command
+from steer.cli.command import GRAMMAR, SOURCES, Command
 from steer.errors import SteerError
 
 if TYPE_CHECKING:
@@ -48,6 +48,17 @@ def _plan(config: "Config", args: argparse.Namespace) -> None:
     )
     anatomies = {name: anatomy_for(name, model) for name, model in config.models.items()}
     sys.stdout.write(plan(config, anatomies, Rates(args.gpu or default.gpu, lengths, *prices)))
+
+
+def _prefetch(config: "Config", args: argparse.Namespace) -> None:
+    from steer.download import prefetch
+    from steer.sources import with_parts
+
+    if args.study:
+        config = _study(args.study, args.config or [Path("config.yaml")])
+    settings = config.download
+    rows = [row for name in config.public_sources for row in with_parts(name, SOURCES)]
+    prefetch(rows, settings.timeout, settings.attempts, settings.wait)
 
 
 def anatomy_for(name: str, model: "ModelSettings") -> "Anatomy":
@@ -121,6 +132,12 @@ COMMANDS = {
         _plan,
         (),
         ("study", "--gpu", "--prompt-tokens", "--target-tokens", "--price-in", "--price-out"),
+    ),
+    "prefetch": Command(
+        "put every public prompt file of a study into data/by_hand, for runs without a network",
+        _prefetch,
+        (),
+        ("study",),
     ),
     "config": Command("check the generated documentation of the settings", _config, (), ("--fix",)),
 }

@@ -1,5 +1,7 @@
 """The whole configuration, and what its sections must agree on."""
 
+from pathlib import Path
+
 from pydantic import Field, model_validator
 
 from steer.catalogue import HubModel
@@ -115,6 +117,14 @@ class Config(Settings):
         upcycled = [model.upcycle for model in self.models.values() if model.upcycle]
         taught = [name for upcycle in upcycled for name in (*upcycle.refused, *upcycle.answered)]
         return list(dict.fromkeys([*self.estimating, *self.generation.sets, *taught]))
+
+    @property
+    def public_sources(self) -> list[str]:
+        """Names of the rows of the table of sources that sets, upcycled models and attacks are made of."""
+        used = [self.sets[name] for name in self.used_sets]
+        drawn = [one.source for one in used if one.source != "grammar" and not Path(one.source).suffix]
+        dense = [model.upcycle.source for model in self.models.values() if model.upcycle]
+        return list(dict.fromkeys([*drawn, *dense, *(one.attack for one in used if one.attack)]))
 
     @property
     def measured_judges(self) -> list[str]:

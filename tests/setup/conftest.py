@@ -59,7 +59,9 @@ class Project:
         (root / "pyproject.toml").write_text(PYPROJECT)
         (root / "backend.py").write_text(BACKEND.format(root=str(ROOT)))
         commands = {"tiny-1.0.dist-info/entry_points.txt": "[console_scripts]\nsnakemake = tiny:main\n"}
-        write_wheel(wheels, "tiny", {"tiny.py": f"def main():\n    exec({FLOW!r})\n", **commands})
+        # `python -m steer prefetch` needs a package of that name.
+        package = {"steer/__init__.py": "", "steer/__main__.py": FLOW}
+        write_wheel(wheels, "tiny", {"tiny.py": f"def main():\n    exec({FLOW!r})\n", **package, **commands})
         self.lock.write_text(f"--no-index\n--find-links {wheels.as_uri()}\ntiny==1.0\n")
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:

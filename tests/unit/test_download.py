@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steer.download import download
+from steer.download import download, prefetch
 from steer.errors import SteerError
 from steer.sources import Source, find_source, read_source
 from tests.loopback import Answer, Server, send, serve, trickle
@@ -188,6 +188,24 @@ def test_a_file_put_by_hand_must_be_the_pinned_one(server: Server, tmp_path: Pat
     with pytest.raises(SteerError, match="by_hand/lines: its sha256 is"):
         _download(_source(server.url("/lines", send(BODY))), tmp_path)
     assert _files(tmp_path) == ["by_hand/lines"]
+
+
+def test_what_was_fetched_beforehand_serves_a_run_without_a_network(server: Server, tmp_path: Path) -> None:
+    by_hand = tmp_path / "by_hand"
+    source = _source(server.url("/lines", send(BODY)))
+    for _ in range(2):
+        prefetch([source], TIMEOUT, ATTEMPTS, 0.01, by_hand)
+    assert len(server.requests) == 1, "a file that is there is not fetched again"
+    away = source.model_copy(update={"location": "http://127.0.0.1:9/lines"})
+    assert _download(away, tmp_path).read_bytes() == BODY
+
+
+def test_a_file_of_an_older_pin_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    old = tmp_path / "by_hand" / "lines"
+    old.parent.mkdir()
+    old.write_bytes(b"what the last version was pinned to")
+    prefetch([_source(server.url("/lines", send(BODY)))], TIMEOUT, ATTEMPTS, 0.01, old.parent)
+    assert old.read_bytes() == BODY
 
 
 def test_a_gated_source_is_never_fetched(server: Server, tmp_path: Path) -> None:

@@ -18,29 +18,13 @@ SETTINGS = Path(settings.results) / "config.yaml"
 GRAMMAR = sorted(str(path) for path in Path("data/grammar").iterdir())
 
 
-# A set's source is a file, the grammar, or a row of the table; a dense model's is a row.
-USED = [settings.sets[name] for name in settings.used_sets]
-PUBLIC = dict.fromkeys(
-    [
-        one.source
-        for one in USED
-        if one.source != "grammar" and not Path(one.source).suffix
-    ]
-    + [one.upcycle.source for one in settings.models.values() if one.upcycle]
-)
-ATTACKS = [
-    source
-    for name in dict.fromkeys(one.attack for one in USED if one.attack)
-    for source in with_parts(name, Path("data/sources.tsv"))
-]
-
-
 onstart:
     # Said before hours of work, and not when their end needs the file.
     if lacking := missing(
         [
-            *(find_source(name, Path("data/sources.tsv")) for name in PUBLIC),
-            *ATTACKS,
+            source
+            for name in settings.public_sources
+            for source in with_parts(name, Path("data/sources.tsv"))
         ],
         Path(settings.results) / "downloads",
     ):
