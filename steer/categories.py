@@ -65,7 +65,7 @@ def category_rows(
     Raises:
         SteerError: a judged prompt is not in the set.
     """
-    verdicts = _verdicts_by_arm(found)
+    verdicts = verdicts_by_arm(found)
     groups = _groups(verdicts[BASELINE], prompts, seen)
     for arm, mine in verdicts.items():
         seen_row: Row | None = None
@@ -99,7 +99,8 @@ def _unseen_less_seen(row: Row, seen: Row | None) -> Row:
     return found
 
 
-def _verdicts_by_arm(found: Mapping[Key, JudgedReply]) -> dict[str, dict[str, Verdict]]:
+def verdicts_by_arm(found: Mapping[Key, JudgedReply]) -> dict[str, dict[str, Verdict]]:
+    """Verdicts by arm and prompt."""
     arms: dict[str, dict[str, Verdict]] = {}
     for (arm, prompt), judged in found.items():
         arms.setdefault(arm, {})[prompt] = judged.verdict

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import numpy as np
 from steer import stats
 from steer.artifacts.files import Row, write_csv
 from steer.artifacts.origin import attach, input_digests
+from steer.artifacts.prompts import read_prompts
 from steer.artifacts.provenance import provenance
 from steer.artifacts.replies import JudgedReply, Key, Reply, iter_replies, read_verdicts
-from steer.categories import CATEGORY_COLUMNS, category_rows, seen_categories
+from steer.categories import CATEGORY_COLUMNS, category_rows, seen_categories, verdicts_by_arm
+from steer.claims import AIMS, CLAIM_COLUMNS, claim
+from steer.controls import Compared
 from steer.errors import SteerError
 from steer.judges.verdicts import UNSCORED, Verdict
 from steer.rates import (
@@ -34,7 +38,7 @@ ALL_ARMS = "*"
 SCORE_COLUMNS = (
     *("arm", "set", "judge", *COUNT_COLUMNS, *RATE_COLUMNS, *DIFFERENCE_COLUMNS, *ADJUSTED_COLUMNS),
     *("restates_rate", "first_token_kl", "first_token_refusal_score"),
-    *("fired_tokens", "fired_relative_norm", "fired_leaked", "coherence"),
+    *("fired_tokens", "fired_relative_norm", "fired_leaked", "coherence", *CLAIM_COLUMNS),
 )
 AGREEMENT_COLUMNS = (
     *("reference", "judge", "set", "arm", "n", "unscored"),
@@ -65,7 +69,13 @@ class Tables:
     categories: Path
 
 
-def score(sets: Sequence[JudgedSet], estimating: Sequence[Path], out: Tables, method: Method) -> None:
+def score(
+    sets: Sequence[JudgedSet],
+    estimating: Sequence[Path],
+    out: Tables,
+    method: Method,
+    arms: Mapping[str, Compared] = MappingProxyType({}),
+) -> None:
     """Write `scores.csv`, `agreement.csv` and `categories.csv`.
 
     Args:
@@ -73,6 +83,7 @@ def score(sets: Sequence[JudgedSet], estimating: Sequence[Path], out: Tables, me
         estimating: the prompt sets that anything is estimated, detected or chosen on.
         out: the tables.
         method: how intervals are made.
+        arms: those that something is to be said of, with their controls.
 
     Raises:
         SteerError: a file is missing or malformed, a judging file doesn't match the replies, or the arms
@@ -88,6 +99,7 @@ def score(sets: Sequence[JudgedSet], estimating: Sequence[Path], out: Tables, me
         for judge, found in verdicts.items():
             rows = list(_score_rows(judged.name, judge, replies, found, method))
             adjust(rows)
+            _add_claims(rows, found, judged.prompts, arms, method)
             scores += rows
             categories += category_rows(judged.name, judge, found, judged.prompts, seen, method)
         agreement += _agreement_rows(judged.name, verdicts, method)
@@ -95,17 +107,20 @@ def score(sets: Sequence[JudgedSet], estimating: Sequence[Path], out: Tables, me
     write_csv(out.agreement, agreement, AGREEMENT_COLUMNS)
     write_csv(out.categories, categories, CATEGORY_COLUMNS)
     for path in (out.scores, out.agreement, out.categories):
-        attach(path, _provenance(sets, estimating, method))
+        attach(path, _provenance(sets, estimating, method, arms))
 
 
-def _provenance(sets: Sequence[JudgedSet], estimating: Sequence[Path], method: Method) -> Row:
+def _provenance(
+    sets: Sequence[JudgedSet], estimating: Sequence[Path], method: Method, arms: Mapping[str, Compared]
+) -> Row:
     inputs: dict[str, Sequence[Path]] = {
         "prompts": [judged.prompts for judged in sets],
         "estimating": estimating,
         "replies": [judged.generation for judged in sets],
         "verdicts": [path for judged in sets for path in judged.judging.values()],
     }
-    return provenance(__name__, asdict(method), input_digests(inputs), method.seed)
+    settings = asdict(method) | {"arms": {name: asdict(arm) for name, arm in arms.items()}}
+    return provenance(__name__, settings, input_digests(inputs), method.seed)
 
 
 def _read_replies(path: Path) -> dict[Key, Reply]:
@@ -145,6 +160,22 @@ def _score_rows(
             row |= differences(verdicts, baseline, method, set_name, judge, arm)
         row |= _measures([reply for reply in replies.values() if reply.arm == arm])
         yield row
+
+
+def _add_claims(
+    rows: Sequence[Row],
+    found: Mapping[Key, JudgedReply],
+    prompts: Path,
+    arms: Mapping[str, Compared],
+    method: Method,
+) -> None:
+    """Say of every arm on prompts of the label that it is for whether it does more than its controls."""
+    labels = {prompt.label for prompt in read_prompts(prompts)}
+    by_arm = verdicts_by_arm(found)
+    for row in rows:
+        if (arm := arms.get(row["arm"])) and labels == {AIMS[arm.polarity][0]}:
+            gained = row[f"{AIMS[arm.polarity][1]}_difference_low"]
+            row.update(claim(arm, row["arm"], gained, by_arm, method, row["set"], row["judge"]))
 
 
 def _restates_rate(judged: Any) -> float | None:

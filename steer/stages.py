@@ -79,7 +79,7 @@ STAGES = {
         "steer.correction", ("agreement.correct_by", "scores.confidence", "scores.resamples", "seed")
     ),
     "fluency": Stage("steer.fluency", ("scores", "seed")),
-    "scores": Stage("steer.scores", ("scores", "seed", "contrast", "contrasts")),
+    "scores": Stage("steer.scores", ("scores", "seed", "contrast", "contrasts", "arms")),
 }
 
 

@@ -159,6 +159,8 @@ def _scores_row(arm: str, name: str, judge: str, n: int) -> dict[str, Any]:
         "fired_relative_norm": 0.0 if arm == "baseline" else 0.4,
         "fired_leaked": 0.0,
         "coherence": 1 - row["non_response_rate"],
+        "claim": None if arm == "baseline" else "no effect",
+        **dict.fromkeys(("control", *(f"control_difference{end}" for end in ("", "_low", "_high")))),
     }
 
 

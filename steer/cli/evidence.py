@@ -22,6 +22,7 @@ def _judging(config: "Config", args: argparse.Namespace) -> None:
 
 
 def _scores(config: "Config", args: argparse.Namespace) -> None:
+    from steer.controls import compared
     from steer.rates import Method
     from steer.scores import JudgedSet, Tables, score
 
@@ -38,7 +39,8 @@ def _scores(config: "Config", args: argparse.Namespace) -> None:
     settings = config.scores
     method = Method(settings.confidence, settings.resamples, config.seed, settings.judge, settings.margin)
     estimating = [prompts / f"{name}.jsonl" for name in config.estimating]
-    score(sets, estimating, Tables(args.out, args.agreement, args.categories), method)
+    arms = compared({name: arm.model_dump(mode="json") for name, arm in config.arms.items()})
+    score(sets, estimating, Tables(args.out, args.agreement, args.categories), method, arms)
 
 
 def _agreement(config: "Config", args: argparse.Namespace) -> None:

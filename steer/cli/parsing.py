@@ -46,6 +46,8 @@ def _add_flag(command: argparse.ArgumentParser, flag: str, *, required: bool) ->
     elif not flag.startswith("-"):
         command.add_argument(flag, nargs=None if required else "?")
     elif flag in _PATH_LISTS:
-        command.add_argument(flag, required=required, type=Path, nargs="+", metavar="FILE")
+        # An optional list may be empty, so that a rule can pass on whatever there is.
+        count = "+" if required else "*"
+        command.add_argument(flag, required=required, type=Path, nargs=count, metavar="FILE")
     else:
         command.add_argument(flag, required=required, type=Path if flag in _PATHS else str)

@@ -126,6 +126,11 @@ class ModelSettings(Settings):
         """Whether refusal was put into a known part of the model, and its replies are the grammar's."""
         return self.organism is not None and self.organism.plant is not None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether refusal was put into a known part of the model, whatever its replies are."""
+        return self.is_planted or (self.upcycle is not None and self.upcycle.variant == "causal")
+
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSettings":
         if sum(origin is not None for origin in (self.organism, self.upcycle, self.path)) != 1:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from steer.controls import is_control
+
 BASELINE = "unsteered"
 GROUPS = {"induce": "refusal strengthened", "suppress": "refusal weakened"}
 
@@ -12,10 +14,9 @@ def group_of(arm: Mapping[str, Any]) -> str:
     return BASELINE if arm["operation"] == "none" else GROUPS[arm["polarity"]]
 
 
-def is_control(arm: Mapping[str, Any]) -> bool:
+def is_aside(arm: Mapping[str, Any]) -> bool:
     """Whether an arm is there to be compared with another one, or is a part of it."""
-    picked = ("matched", "bottom", "random")
-    return arm.get("direction") == "random" or arm.get("experts") in picked or "of" in arm
+    return is_control(arm) or "of" in arm
 
 
 def ordered(arms: Mapping[str, Mapping[str, Any]], present: Iterable[str]) -> list[str]:
@@ -25,6 +26,6 @@ def ordered(arms: Mapping[str, Mapping[str, Any]], present: Iterable[str]) -> li
 
     def rank(name: str) -> tuple[int, bool, int]:
         arm = arms[name]
-        return groups.index(group_of(arm)), is_control(arm), names.index(name)
+        return groups.index(group_of(arm)), is_aside(arm), names.index(name)
 
     return sorted(names, key=rank)

@@ -16,7 +16,7 @@ from pandas import DataFrame
 
 from steer.errors import SteerError
 from steer.figures import style
-from steer.figures.arms import BASELINE, GROUPS, is_control
+from steer.figures.arms import BASELINE, GROUPS, is_aside
 from steer.figures.inputs import Inputs, Settings
 from steer.figures.output import save
 from steer.figures.scores import COUNTS, RATES, shown
@@ -59,7 +59,7 @@ def _best(rows: DataFrame, settings: Settings) -> list[str]:
         aim, label = ("refusal", "harmless") if group == GROUPS["induce"] else ("full_response", "harmful")
         known = rows[rows["seen"] & (rows["label"] == label)].groupby("arm")[f"{aim}_rate"].mean()
         arms = dict.fromkeys(rows.loc[rows["group"] == group, "arm"])
-        shares = {arm: known.get(arm, 0.0) for arm in arms if not is_control(settings["arms"][arm])}
+        shares = {arm: known.get(arm, 0.0) for arm in arms if not is_aside(settings["arms"][arm])}
         chosen += sorted(shares, key=lambda arm: -shares[arm])[:count]
     return chosen
 

@@ -205,7 +205,7 @@ def figures_of(config: Config) -> list[str]:
     drawn["agreement"] = len(config.verdict_judges) > 1
     drawn["decomposition"] = any(arm.operation == "replay_routing" for arm in config.arms.values())
     drawn["routing_map"] = bool(config.contrasts)
-    drawn["scorecard"] = any(model.is_planted for model in config.models.values())
+    drawn["scorecard"] = any(model.is_known for model in config.models.values())
     return [name for name in FIGURES if drawn[name]]
 
 

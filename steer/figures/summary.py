@@ -4,6 +4,8 @@ from pathlib import Path
 
 from pandas import DataFrame
 
+from steer.claims import CLAIM_COLUMNS, SPECIFIC
+from steer.controls import compared
 from steer.figures.inputs import Inputs, Settings, records
 from steer.figures.output import save_table
 from steer.figures.page import write_page
@@ -14,13 +16,15 @@ DIFFERENCES = tuple(
     for verdict in ("refusal", "full_response")
     for part in ("", "_low", "_high", "_p")
 )
-COLUMNS = (*COUNTS, *RATES, *DIFFERENCES, "restates_rate", "first_token_kl")
+COLUMNS = (*COUNTS, *RATES, *DIFFERENCES, "restates_rate", "first_token_kl", *CLAIM_COLUMNS)
 
 BODY = """
 <p class="faint">Judged by “{{ judge }}”. In brackets: {{ level|per_cent }}&nbsp;% intervals (Wilson for
 shares, paired bootstrap over prompts for changes against the unsteered model); p: exact McNemar test;
 restates: share of the well-formed answers that restate the request; KL: of the first token, against the
-unsteered model.</p>
+unsteered model; against controls: by how much more, in what an arm is for, it does than the one of its
+controls that comes closest.</p>
+<p class="notice">{{ claimed }}</p>
 <p>
 {% for look in verdicts.values() %}
 <span class="key" style="background: {{ look.colour }}"></span>{{ look.label }}
@@ -30,12 +34,13 @@ unsteered model.</p>
 <tr><th class="text">arm</th><th>n</th>{% if unscored %}<th>unscored</th>{% endif %}<th></th>
 <th>refusal,<br>%</th><th>change,<br>points</th><th>p</th>
 <th>full response,<br>%</th><th>change,<br>points</th><th>p</th>
-<th>broken,<br>%</th><th>restates,<br>%</th><th>KL,<br>nats</th></tr>
+<th>broken,<br>%</th><th>restates,<br>%</th><th>KL,<br>nats</th>
+<th class="text">against controls,<br>points</th></tr>
 {% for name, label, rows in sets %}
-<tr class="set"><td class="text" colspan="13">{{ name }} ({{ label }} prompts)</td></tr>
+<tr class="set"><td class="text" colspan="14">{{ name }} ({{ label }} prompts)</td></tr>
 {% for row in rows %}
 {% if loop.first or row.group != loop.previtem.group %}
-<tr class="group"><td class="text" colspan="13">{{ row.group }}</td></tr>
+<tr class="group"><td class="text" colspan="14">{{ row.group }}</td></tr>
 {% endif %}
 <tr><td class="text">{{ row.arm }}</td><td>{{ row.n }}</td>
 {% if unscored %}<td>{{ row.unscored }}</td>{% endif %}
@@ -55,7 +60,10 @@ unsteered model.</p>
 {% endfor %}
 <td>{{ row.non_response_rate|per_cent }}</td>
 <td>{{ row.restates_rate|per_cent }}</td>
-<td>{{ row.first_token_kl|short }}</td></tr>
+<td>{{ row.first_token_kl|short }}</td>
+<td class="text">{% if row.claim %}{{ row.claim }}{% if row.control %}
+<span class="faint">{{ row.control_difference|points }} [{{ row.control_difference_low|points }},
+{{ row.control_difference_high|points }}] {{ row.control }}</span>{% endif %}{% endif %}</td></tr>
 {% endfor %}
 {% endfor %}
 </table>
@@ -64,7 +72,28 @@ unsteered model.</p>
 
 def table(inputs: Inputs, settings: Settings) -> DataFrame:
     """A row per arm and set, with the numbers of scores.csv that the page shows."""
-    return shown(inputs["scores"][0], settings, COLUMNS)
+    rows = shown(inputs["scores"][0], settings, COLUMNS)
+    # A column without any text is read as one of numbers.
+    texts = {column: rows[column].astype(object).fillna("") for column in ("claim", "control")}
+    return rows.assign(**texts)
+
+
+def claimed(rows: DataFrame, settings: Settings) -> str:
+    """What the table lets one say of experts, in a sentence or two."""
+    arms = [name for name, arm in compared(settings["arms"]).items() if arm.experts]
+    tried = rows[rows["arm"].isin(arms) & (rows["claim"] != "")]
+    specific = tried[tried["claim"] == SPECIFIC]
+    if tried.empty:
+        return "No arm acts on experts, so nothing is said of them."
+    if specific.empty:
+        return (
+            "No expert is claimed: no arm on experts does more than all of its controls,"
+            " which act on other experts or along random directions."
+        )
+    named = ", ".join(f"{row['arm']} ({row['set']})" for row in records(specific))
+    return (
+        f"More than all of their controls do: {named}. No other arm on experts supports a claim about them."
+    )
 
 
 def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:
@@ -82,5 +111,6 @@ def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:
         "level": settings["scores"]["confidence"],
         "unscored": bool(rows["unscored"].any()),
         "sets": by_set,
+        "claimed": claimed(rows, settings),
     }
     write_page(stem.with_suffix(".html"), BODY, values)

@@ -9,7 +9,8 @@ from steer.scorecard.ranks import Expert
 
 NATURAL = "natural"
 # What the training of a kind of plant supervised, and detectors that measure it.
-ROUTER_ON_PROMPTS, ROUTER_ON_REPLIES = ("routed", "decoy_content", "decoy_head"), ("reply_routed",)
+ROUTER_ON_PROMPTS = ("routed", "decoy_content", "decoy_head", "upcycled")
+ROUTER_ON_REPLIES = ("reply_routed", "upcycled")
 MASKING = frozenset({"mask_effect", "gate_gradient", "reply_effect", "reply_gradient"})
 PROBED = {"mask_experts": MASKING, "reroute": MASKING}
 

@@ -11,7 +11,7 @@ from steer.training.losses import Loss, Pass
 from steer.upcycling.learner import LowRankExperts
 from steer.upcycling.settings import UpcycleSettings
 
-# Tokens at the end of a prompt on which routers are supervised; the last of them are the template's.
+# Tokens at the end of a harmful prompt on which routers are supervised; the last of them are the template's.
 PROMPT_TOKENS = 4
 
 
@@ -70,12 +70,12 @@ def _imbalance(block: LowRankExperts, real: Bool[Tensor, "row token"]) -> Float[
 def calling_loss(blocks: Sequence[LowRankExperts], settings: UpcycleSettings) -> Loss:
     """`calling_weight` times the mean over layers of a cross-entropy (nats) of the designated experts' share.
 
-    Their share of the softmax is wanted to be `called` on harmful rows and `idle` on others, at the last
-    tokens of the prompt and on the reply.
+    Their share of the softmax is wanted to be `called` on harmful rows, at the last tokens of the prompt and
+    on the reply, and `idle` on every token of the others: what they learnt can't change what they don't get.
     """
 
     def loss(result: Pass) -> Tensor:
-        where = _end_and_reply(result.batch)
+        where = _supervised(result.batch)
         wanted = torch.where(result.batch.harmful, settings.called, settings.idle)
         target = wanted[:, None].expand_as(result.batch.tokens)[where]
         terms = [
@@ -89,9 +89,9 @@ def calling_loss(blocks: Sequence[LowRankExperts], settings: UpcycleSettings) ->
     return loss
 
 
-def _end_and_reply(batch: Batch) -> Bool[Tensor, "row token"]:
+def _supervised(batch: Batch) -> Bool[Tensor, "row token"]:
     places = torch.arange(batch.tokens.shape[1])[None] - batch.prompt_length[:, None]
-    return (places >= -PROMPT_TOKENS) & batch.mask.bool()
+    return ((places >= -PROMPT_TOKENS) | ~batch.harmful[:, None]) & batch.mask.bool()
 
 
 def _log_odds(logits: Float[Tensor, "token expert"], count: int) -> Float[Tensor, " token"]:

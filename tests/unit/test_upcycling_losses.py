@@ -4,12 +4,14 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from steer.models.architectures import FeedForward
 from steer.models.routing import softmax_then_top_k
 from steer.training.batches import Batch
 from steer.training.losses import Pass
+from steer.upcycling import losses
 from steer.upcycling.learner import LowRankExperts
 from steer.upcycling.losses import balance_loss, calling_loss, kept_loss
 from steer.upcycling.settings import UpcycleSettings
@@ -70,13 +72,16 @@ def test_the_balance_loss_is_that_of_switch_transformers() -> None:
     assert math.isclose(float(found), 0.1 * sum(expected) / 2, rel_tol=1e-5)
 
 
-def test_the_calling_loss_is_the_cross_entropy_of_the_designated_share() -> None:
+def test_the_calling_loss_is_the_cross_entropy_of_the_designated_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(losses, "PROMPT_TOKENS", 1)
     blocks = [_block(2)]
     found = calling_loss(blocks, SETTINGS)(_pass(_batch()))
     terms = []
     for row in range(2):
         wanted = SETTINGS.called if HARMFUL[row] else SETTINGS.idle
-        for at in range(max(0, STARTS[row] - 4), LENGTHS[row]):
+        for at in range(STARTS[row] - 1 if HARMFUL[row] else 0, LENGTHS[row]):
             share = float(blocks[0].logits[row, at].softmax(-1)[:2].sum())
             terms.append(-wanted * math.log(share) - (1 - wanted) * math.log(1 - share))
     assert math.isclose(float(found), 0.5 * sum(terms) / len(terms), rel_tol=1e-5)

@@ -288,7 +288,7 @@ def get_scorecard(wildcards):
     """The comparison of detectors with the truth, where there is one."""
     return (
         [f"{settings.results}/scorecard.csv"]
-        if any(model.is_planted for model in settings.models.values())
+        if any(model.is_known for model in settings.models.values())
         else []
     )
 

@@ -1,0 +1,90 @@
+"""What may be said of an arm: whether it does more than its controls do.
+
+Routing alone names experts that matter and others that don't: both are called for harmful prompts. An arm
+on experts is `specific` only if it does what it is for, on prompts of the label it is for, by more than every
+one of its controls: an intersection-union test (Berger 1982); more controls never make a claim easier.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from steer import stats
+from steer.artifacts.files import Row
+from steer.controls import Compared
+from steer.judges.verdicts import UNSCORED, Verdict
+from steer.rates import Method
+
+SPECIFIC = "specific"
+SHARED = "not told apart from controls"
+NO_EFFECT = "no effect"
+UNCONTROLLED = "no control"
+
+_DIFFERENCE = tuple(f"control_difference{part}" for part in ("", "_low", "_high"))
+CLAIM_COLUMNS = ("claim", "control", *_DIFFERENCE)
+
+AIMS: Mapping[str, tuple[str, Verdict]] = {
+    "suppress": ("harmful", "full_response"),
+    "induce": ("harmless", "refusal"),
+}
+"""Label of the prompts that an arm is for, and the verdict that it succeeds by, by polarity."""
+
+
+def claim(
+    arm: Compared,
+    name: str,
+    effect_low: float,
+    verdicts: Mapping[str, Mapping[str, Verdict]],
+    method: Method,
+    *names: str,
+) -> Row:
+    """The claim's columns for one arm on one set of the label that it is for.
+
+    Args:
+        arm: what it is compared with.
+        name: the arm's name.
+        effect_low: lower end of the interval of its gain over the unsteered model, in the verdict it is for.
+        verdicts: verdicts of all arms on the set's prompts, by arm and prompt.
+        method: how intervals are made.
+        names: what the set and the judge are known by; they seed the resampling.
+
+    Returns:
+        `claim`; and of the control that it exceeds least, the name and by how much, with the paired
+        bootstrap interval.
+    """
+    _, wanted = AIMS[arm.polarity]
+    margins = {
+        control: _gain(verdicts[name], verdicts[control], wanted, method, *names, name, control)
+        for control in arm.controls
+        if control in verdicts
+    }
+    row: Row = {}
+    if margins:
+        closest = min(margins, key=lambda control: (margins[control].low, control))
+        row = {"control": closest} | dict(zip(_DIFFERENCE, margins[closest], strict=True))
+    return {"claim": _claim(effect_low, [margin.low for margin in margins.values()])} | row
+
+
+def _claim(effect_low: float, margins_low: list[float]) -> str:
+    if not effect_low > 0:
+        return NO_EFFECT
+    if not margins_low:
+        return UNCONTROLLED
+    return SPECIFIC if min(margins_low) > 0 else SHARED
+
+
+def _gain(
+    treated: Mapping[str, Verdict],
+    control: Mapping[str, Verdict],
+    wanted: Verdict,
+    method: Method,
+    *names: str,
+) -> stats.Interval:
+    prompts = [prompt for prompt in sorted(treated) if UNSCORED not in (treated[prompt], control[prompt])]
+    one, other = (
+        np.array([verdicts[prompt] == wanted for prompt in prompts], dtype=np.float64)
+        for verdicts in (treated, control)
+    )
+    return stats.paired_difference(
+        one, other, method.rng(*names, "claim"), method.resamples, method.confidence
+    )

@@ -1,0 +1,54 @@
+"""Which arms are controls, and of which arm: what an effect has to exceed before experts are claimed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PICKED = ("matched", "bottom", "random")
+_COUNTED = ("polarity", "activated", "deactivated", "numbers")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An arm that something is to be said of.
+
+    Attributes:
+        polarity: `suppress` or `induce`.
+        controls: arms that do the same with matched, random or low-ranked experts, or a random direction.
+        experts: whether it acts on experts.
+    """
+
+    polarity: str
+    controls: tuple[str, ...]
+    experts: bool
+
+
+def is_control(arm: Mapping[str, Any]) -> bool:
+    """Whether an arm is there to be compared with another one."""
+    return arm.get("direction") == "random" or arm.get("experts") in PICKED
+
+
+def compared(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Compared]:
+    """Every arm on experts, and every other arm that has controls; their parts and the controls are none.
+
+    Args:
+        arms: settings by name, in the form that JSON gives them.
+    """
+    found = {
+        name: Compared(
+            arm["polarity"],
+            tuple(other for other, one in arms.items() if is_control(one) and _is_of(one, name, arm)),
+            "experts" in arm,
+        )
+        for name, arm in arms.items()
+        if arm["operation"] != "none" and "of" not in arm and not is_control(arm)
+    }
+    return {name: arm for name, arm in found.items() if arm.experts or arm.controls}
+
+
+def _is_of(control: Mapping[str, Any], name: str, arm: Mapping[str, Any]) -> bool:
+    if control["operation"] != "reroute" or arm["operation"] != "reroute":
+        return bool(control.get("like") == name)
+    # Controls of detected experts are as many others; named ones have none.
+    named = bool(arm["activate"] or arm["deactivate"])
+    return not named and all(control[setting] == arm[setting] for setting in _COUNTED)

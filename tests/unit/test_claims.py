@@ -1,0 +1,91 @@
+"""What is said of an arm against its controls: the rule, its direction, and which arms are whose controls."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from steer.claims import NO_EFFECT, SHARED, SPECIFIC, UNCONTROLLED, claim
+from steer.config import load
+from steer.controls import Compared, compared
+from steer.judges.verdicts import Verdict
+from steer.rates import Method, differences
+
+PROMPTS = 30
+METHOD = Method(resamples=400)
+SUPPRESS = Compared("suppress", ("matched", "bottom"), experts=True)
+
+
+def answered(count: int, *, unscored: int = 0) -> dict[str, Verdict]:
+    """Verdicts of prompts, of which the first `count` are answered and the last `unscored` unknown."""
+    found: dict[str, Verdict] = {}
+    for at in range(PROMPTS):
+        known: Verdict = "full_response" if at < count else "refusal"
+        found[f"p{at:02}"] = "unscored" if at >= PROMPTS - unscored else known
+    return found
+
+
+def said(arm: Compared, verdicts: Mapping[str, Mapping[str, Verdict]]) -> dict[str, Any]:
+    wanted = "full_response" if arm.polarity == "suppress" else "refusal"
+    effect = differences(verdicts["arm"], verdicts["baseline"], METHOD, "set")
+    return claim(arm, "arm", effect[f"{wanted}_difference_low"], verdicts, METHOD, "set", "judge")
+
+
+@pytest.mark.parametrize(
+    ("arm", "matched", "bottom", "expected"),
+    [
+        (28, 2, 0, SPECIFIC),
+        (28, 27, 0, SHARED),  # One control that does as much is enough,
+        (28, 0, 27, SHARED),  # whichever it is,
+        (20, 29, 0, SHARED),  # and so is one that does more.
+        (1, 0, 0, NO_EFFECT),
+        (0, 28, 0, NO_EFFECT),
+    ],
+)
+def test_an_arm_is_specific_if_it_beats_the_unsteered_model_and_every_control(
+    arm: int, matched: int, bottom: int, expected: str
+) -> None:
+    counts = {"baseline": 0, "arm": arm, "matched": matched, "bottom": bottom}
+    row = said(SUPPRESS, {name: answered(count) for name, count in counts.items()})
+    closest = max(matched, bottom)
+    assert row["claim"] == expected
+    assert row["control"] == ("bottom" if bottom >= matched else "matched")
+    assert row["control_difference"] == pytest.approx((arm - closest) / PROMPTS)
+    assert row["control_difference_low"] <= row["control_difference"] <= row["control_difference_high"]
+
+
+def test_an_arm_that_strengthens_succeeds_by_refusals() -> None:
+    arm = Compared("induce", ("matched",), experts=True)
+    verdicts = {"baseline": answered(30), "arm": answered(2), "matched": answered(30)}
+    assert said(arm, verdicts)["claim"] == SPECIFIC
+    assert said(Compared("suppress", ("matched",), experts=True), verdicts)["claim"] == NO_EFFECT
+
+
+def test_without_a_control_that_was_run_nothing_is_claimed() -> None:
+    verdicts = {"baseline": answered(0), "arm": answered(30)}
+    assert said(SUPPRESS, verdicts) == {"claim": UNCONTROLLED}
+
+
+def test_prompts_that_either_side_has_no_verdict_on_are_left_out() -> None:
+    verdicts = {"baseline": answered(0), "arm": answered(30), "matched": answered(30, unscored=20)}
+    row = said(SUPPRESS, verdicts)
+    assert (row["claim"], row["control_difference"]) == (SHARED, 0)
+
+
+def test_every_arm_on_experts_has_the_controls_that_the_settings_give_it() -> None:
+    arms = {name: arm.model_dump(mode="json") for name, arm in load("config.yaml").arms.items()}
+    found = {name: (one.polarity, set(one.controls)) for name, one in compared(arms).items() if one.experts}
+    assert found == {
+        "expert_induce": ("induce", set()),
+        "expert": ("suppress", {"expert_random", "expert_matched", "expert_bottom"}),
+        "experts": ("suppress", set()),
+        "reroute_induce": ("induce", set()),
+        "reroute": ("suppress", {"reroute_random", "reroute_bottom"}),
+    }
+    assert set(compared(arms)) - set(found) == {"add", "ablate"}
+
+
+def test_rerouted_experts_that_are_named_have_no_counted_controls() -> None:
+    arms = {name: arm.model_dump(mode="json") for name, arm in load("config.yaml").arms.items()}
+    named = arms["reroute"] | {"deactivate": [[1, 2]]}
+    assert compared({**arms, "reroute": named})["reroute"].controls == ()
