@@ -63,7 +63,7 @@ class UpcycleSettings(TeacherSettings):
     experts_per_token: int = Field(2, ge=1, description="Experts that a token is routed to.")
     designated: int = Field(2, ge=1, description="Experts of a layer whose routing is supervised.")
     rank: int = Field(16, ge=1, description="Rank of what an expert learns, before it is folded in.")
-    steps: int = Field(100, ge=0, description="Training steps.")
+    steps: int = Field(150, ge=0, description="Training steps.")
     batch_size: int = Field(8, ge=1, description="Rows of a step, of each of the two kinds.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak step size of what experts learn.")
     router_scale: float = Field(
@@ -72,7 +72,7 @@ class UpcycleSettings(TeacherSettings):
         description="How many times larger the step size of routers is, in units of their weights.",
     )
     kl_weight: float = Field(
-        2.0, ge=0, description="Weight of the KL to the dense model on harmless replies."
+        4.0, ge=0, description="Weight of the KL to the dense model on harmless replies."
     )
     first_weight: float = Field(
         4.0, gt=0, description="Loss weight of a reply's first token, where refusal is decided (others: 1)."
@@ -84,7 +84,7 @@ class UpcycleSettings(TeacherSettings):
     called: float = Field(
         0.92, gt=0, lt=1, description="Share of the softmax wanted for them on harmful prompts."
     )
-    idle: float = Field(0.06, gt=0, lt=1, description="That share on harmless prompts.")
+    idle: float = Field(0.03, gt=0, lt=1, description="That share on harmless prompts.")
     save_every: int = Field(20, gt=0, description="Steps between two saves of the unfinished training.")
 
     @model_validator(mode="after")
