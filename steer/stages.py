@@ -10,6 +10,7 @@ from typing import Any
 
 from steer.artifacts.provenance import code_digest, digest
 from steer.config import ArmSettings, Config, pick
+from steer.judges.settings import JudgeSettings, LikelihoodJudge
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[st
         # Who answers a set has no say in what it holds.
         for key in (key for key in found if key.startswith("sets.")):
             found[key] = {name: value for name, value in found[key].items() if name != "arms"}
+    if "judges.{judge}" in found:
+        found |= _published(config.judges[names["judge"]])
     if stage not in ENGINES:
         for key in found.keys() & {"models.{model}"}:
             found[key] = {name: value for name, value in found[key].items() if name != "engine"}
@@ -120,6 +123,12 @@ def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[st
         concerns = CHOOSES_FOR[stage]
         found["arms"] = {name: arm for name, arm in found["arms"].items() if concerns(config.arms[name])}
     return found
+
+
+def _published(judge: JudgeSettings) -> dict[str, Any]:
+    """The row of the published judge that a judge is."""
+    row = judge.published if isinstance(judge, LikelihoodJudge) else None
+    return {"published": row.model_dump(mode="json")} if row else {}
 
 
 def trigger(stage: str, config: Config, **names: str) -> str:

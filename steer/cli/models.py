@@ -105,9 +105,11 @@ def _judge(config: "Config", args: argparse.Namespace) -> None:
     from steer.judges.training import train_judge
 
     settings = config.judges[args.judge]
-    if not isinstance(settings, LikelihoodJudge) or settings.path:
+    if not isinstance(settings, LikelihoodJudge) or not settings.trained:
         raise SteerError(
-            f"judge `{args.judge}`", "is not trained here", "name a likelihood judge without `path`"
+            f"judge `{args.judge}`",
+            "is not trained here",
+            "name a likelihood judge without `path` or `preset`",
         )
     train_judge(settings, Grammar.load(GRAMMAR), args.out, args.agreement)
 

@@ -120,11 +120,14 @@ class Config(Settings):
 
     @property
     def public_sources(self) -> list[str]:
-        """Names of the rows of the table of sources that sets, upcycled models and attacks are made of."""
+        """Names of the rows of the table of sources that sets, upcycled models, attacks and judges need."""
         used = [self.sets[name] for name in self.used_sets]
         drawn = [one.source for one in used if one.source != "grammar" and not Path(one.source).suffix]
         dense = [model.upcycle.source for model in self.models.values() if model.upcycle]
-        return list(dict.fromkeys([*drawn, *dense, *(one.attack for one in used if one.attack)]))
+        judges = [one.published for one in self.judges.values() if isinstance(one, LikelihoodJudge)]
+        questions = [one.template for one in judges if one and one.template]
+        attacks = [one.attack for one in used if one.attack]
+        return list(dict.fromkeys([*drawn, *dense, *attacks, *questions]))
 
     @property
     def measured_judges(self) -> list[str]:

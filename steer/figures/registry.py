@@ -247,7 +247,7 @@ def _expanded(template: str, known: dict[str, str], each: dict[str, list[str]]) 
 
 
 def _is_trained(judge: Any) -> bool:
-    return judge.kind == "likelihood" and judge.path is None
+    return judge.kind == "likelihood" and bool(judge.trained)
 
 
 def settings_of(name: str, config: Config, model: str) -> dict[str, Any]:

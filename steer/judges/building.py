@@ -1,15 +1,26 @@
 """A judge from its settings."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from steer.catalogue import HubModel
 from steer.errors import SteerError
 from steer.grammar import Grammar
 from steer.judges.phrases import PhraseMatching
 from steer.judges.refusals import StrictRefusals
-from steer.judges.settings import GrammarJudge, JudgeSettings, PhrasesJudge, RefusalsJudge, ServerJudge
+from steer.judges.settings import (
+    GrammarJudge,
+    JudgeSettings,
+    LikelihoodJudge,
+    PhrasesJudge,
+    RefusalsJudge,
+    ServerJudge,
+)
 from steer.judges.truth import GrammarTruth
 from steer.judges.verdicts import Judge
+
+if TYPE_CHECKING:
+    from steer.judges.rubrics import Rubric
 
 
 def checkpoint_path(results: Path, name: str) -> Path:
@@ -46,7 +57,6 @@ def build(name: str, settings: JudgeSettings, results: Path, grammar: Path = Pat
         return ServerJudging(name, settings, answers_path(results, name), read_key(name, settings))
     # Here, so that judging by phrases or by the grammar need not load torch.
     from steer.judges.likelihood import load_judge
-    from steer.judges.rubrics import RUBRICS
 
     folder = Path(settings.path) if settings.path else checkpoint_path(results, name)
     if settings.hub:
@@ -57,9 +67,31 @@ def build(name: str, settings: JudgeSettings, results: Path, grammar: Path = Pat
         )
     return load_judge(
         folder,
-        RUBRICS[settings.rubric if settings.path else "embedded"],
+        rubric_of(settings, results),
         settings.batch_size,
         settings.max_tokens,
         settings.dtype,
         settings.device,
     )
+
+
+def rubric_of(settings: LikelihoodJudge, results: Path, table: Path = Path("data/sources.tsv")) -> "Rubric":
+    """What a judge is asked: its rubric, or the published question, fetched from where that stands.
+
+    Raises:
+        SteerError: the fetched file is missing, or does not hold the question.
+    """
+    from steer.judges.rubrics import RUBRICS, Rubric, given, published
+
+    row = settings.published
+    if row is None:
+        return RUBRICS["embedded" if settings.trained else settings.rubric]
+    if row.template is None:
+        return Rubric(template="", offers=given(row.offers), fences=())
+    # Readers of public formats are needed only where a public question is.
+    from steer.sources import find_source
+    from steer.templates import read_template
+
+    source = find_source(row.template, table)
+    template = read_template(source, results / "downloads" / source.name)
+    return published(template.text, source.filled, row.offers)

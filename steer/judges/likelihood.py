@@ -10,7 +10,7 @@ from steer.artifacts.provenance import code_digest, digest, folder_digest
 from steer.errors import SteerError
 from steer.judges.offers import offer_log_likelihoods
 from steer.judges.rubrics import Rubric
-from steer.judges.untrusted import Neutraliser, template_delimiters
+from steer.judges.untrusted import MARK, Neutraliser, template_delimiters
 from steer.judges.verdicts import SCORE_DIGITS, UNSCORED, Exchange, Judgement, choose
 from steer.models.loading import check_weights, load_tokenizer, load_weights
 
@@ -21,7 +21,7 @@ class LikelihoodChoice:
 
     Attributes:
         model: a causal language model in evaluation mode.
-        tokenizer: its tokenizer, with a chat template.
+        tokenizer: its tokenizer, with a chat template unless the rubric is `whole`.
         rubric: the question and the offers.
         version: digest of rubric, weights, arithmetic and code.
         batch_size: exchanges per forward pass.
@@ -44,13 +44,22 @@ class LikelihoodChoice:
 
     @cached_property
     def offer_ids(self) -> list[list[int]]:
-        """Token ids of each offer, as the beginning of an assistant turn."""
+        """Token ids of each offer, as the beginning of an assistant turn, or of what follows the question."""
         encode = self.tokenizer.encode
-        return [list(encode(offer.text, add_special_tokens=False)) for offer in self.rubric.offers]
+        if not self.rubric.whole:
+            return [list(encode(offer.text, add_special_tokens=False)) for offer in self.rubric.offers]
+        # Behind the question: tokenizers treat the beginning of a text in ways of their own.
+        asked = self.rubric.render("x", "x")
+        before = list(encode(asked))
+        found = [list(encode(asked + offer.text)) for offer in self.rubric.offers]
+        if any(ids[: len(before)] != before or len(ids) == len(before) for ids in found):
+            raise ValueError("an offer and the end of the question share a token, so it can't be offered")
+        return [ids[len(before) :] for ids in found]
 
     @cached_property
     def _neutralise(self) -> Neutraliser:
-        return Neutraliser({*template_delimiters(self.tokenizer), *self.rubric.fences})
+        own = self.rubric.render(MARK, MARK) if self.rubric.whole else None
+        return Neutraliser({*template_delimiters(self.tokenizer, own), *self.rubric.fences})
 
     @cached_property
     def _own_specials(self) -> int:
@@ -60,6 +69,8 @@ class LikelihoodChoice:
         return sum(token in self.tokenizer.added_tokens_decoder for token in ids)
 
     def _render(self, prompt: str, reply: str) -> list[int]:
+        if self.rubric.whole:
+            return list(self.tokenizer.encode(self.rubric.render(prompt, reply)))
         if not self.rubric.template:
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
         else:
@@ -131,15 +142,22 @@ def load_judge(
     """Load a checkpoint as a judge.
 
     Raises:
-        SteerError: the folder is no checkpoint, weights are missing or not finite, or the tokenizer has
-            no chat template.
+        SteerError: the folder is no checkpoint, weights are missing or not finite, the tokenizer has no
+            chat template that is needed, or can't tell the offers apart.
     """
     folder = Path(folder)
+    if (folder / "adapter_config.json").is_file():
+        fix = "merge the two, save them in a folder, and name it as `path` of the judge"
+        raise SteerError(str(folder), "is an adapter without its base model", fix)
     if not (folder / "config.json").is_file():
         raise SteerError(str(folder), "is not a checkpoint (no config.json)", "check `path` of the judge")
     check_weights(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, chat=not rubric.whole)
     longest = min(max_tokens, int(tokenizer.model_max_length))
     parts = [rubric.digest, folder_digest(folder), dtype, longest, code_digest(__name__)]
     model = load_weights(folder, dtype, device)
-    return LikelihoodChoice(model, tokenizer, rubric, f"likelihood-{digest(parts)}", batch_size, longest)
+    version = f"likelihood-{digest(parts)}"
+    try:
+        return LikelihoodChoice(model, tokenizer, rubric, version, batch_size, longest)
+    except ValueError as error:
+        raise SteerError(str(folder), str(error), "correct the judge's `offers`, or its `path`") from error

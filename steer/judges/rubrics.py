@@ -1,12 +1,16 @@
 """What a model that judges is asked, and the verdicts that it is offered."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from steer.artifacts.provenance import digest
-from steer.judges.verdicts import GRADES, VERDICTS, Offer
+from steer.judges.verdicts import GRADES, VERDICTS, Offer, Verdict
 
 _FIELDS = re.compile(r"\{(prompt|reply|mark)\}")
+
+LONGEST_FENCE = 30
+"""Characters of a heading of a published template that the judged text must not repeat."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,13 @@ class Rubric:
             template of the judge's own tokenizer.
         offers: what the model may answer.
         fences: strings of the template that close off the judged text, so must not occur in it.
+        whole: whether the template is all that the model reads, with no chat template around it.
     """
 
     template: str
     offers: tuple[Offer, ...]
     fences: tuple[str, ...] = ("<request>", "</request>", "<reply>", "</reply>")
+    whole: bool = False
 
     @property
     def digest(self) -> str:
@@ -110,14 +116,7 @@ EMBEDDED = Rubric(
 )
 """For the embedded judge, which learns what is asked of it by training. A letter is one of its tokens."""
 
-LLAMA_GUARD = Rubric(
-    template="", offers=(Offer("\n\nsafe", "refusal"), Offer("\n\nunsafe", "full_response")), fences=()
-)
-"""For meta-llama/Llama-Guard-3-8B, whose instructions come with its tokenizer. It tells harmful replies from
-others: on harmful prompts "unsafe" is a full response, and "safe" a refusal or broken text, which it can't
-tell apart, so no reply is a `non_response`. On harmless prompts it says nothing about refusal."""
-
-RUBRICS = {"three_way": THREE_WAY, "fluency": FLUENCY, "embedded": EMBEDDED, "llama_guard": LLAMA_GUARD}
+RUBRICS = {"three_way": THREE_WAY, "fluency": FLUENCY, "embedded": EMBEDDED}
 
 FENCES = ("<request", "</request", "<reply", "</reply")
 """How the tags begin, whatever mark follows."""
@@ -129,3 +128,31 @@ REASONED = {
     "fluency": Rubric(_question(_GRADES, _UNTRUSTED, _MATERIAL, _reasoned(_MARKS)), _MARKS, fences=FENCES),
 }
 """The same questions to a model that writes its answer, with a reason ahead of the verdict."""
+
+
+def published(text: str, gaps: Mapping[str, str], offers: Mapping[str, Verdict]) -> Rubric:
+    """The question of a published judge.
+
+    Args:
+        text: all that the judge reads, with gaps `{name}`.
+        gaps: what goes into each gap: `prompt` or `reply`.
+        offers: what it may say, and the verdict that each stands for.
+    """
+    names = "|".join(map(re.escape, gaps))
+    template = re.sub(rf"\{{({names})\}}", lambda gap: f"{{{gaps[gap[1]]}}}", text)
+    return Rubric(template, given(offers), _headings(template), whole=True)
+
+
+def given(offers: Mapping[str, Verdict]) -> tuple[Offer, ...]:
+    """Offers from a table of them."""
+    return tuple(Offer(said, verdict) for said, verdict in offers.items())
+
+
+def _headings(template: str) -> tuple[str, ...]:
+    """What stands next to the gaps of a template and is short enough to be a heading or a rule."""
+    parts = re.split(r"\{(?:prompt|reply)\}", template)
+    ends = [part.strip().split("\n")[-1] for part in parts[:-1]]
+    starts = [part.strip().split("\n")[0] for part in parts[1:]]
+    return tuple(
+        dict.fromkeys(text for text in map(str.strip, [*ends, *starts]) if 1 < len(text) <= LONGEST_FENCE)
+    )

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from steer.catalogue import HubModel, hub_id
+from steer.judges.presets import Preset, presets
 
 _RUBRIC = (
     "What a model is asked: for a verdict, or for a grade of fluency from 1 to 5. The embedded judge has its "
@@ -49,10 +50,12 @@ class LikelihoodJudge(_Judge):
     revision: str | None = Field(
         None, pattern=r"^[\w.-]+$", description="Commit, tag or branch of a model on the hub; see `lock`."
     )
-    rubric: Literal["three_way", "fluency", "llama_guard", "embedded"] = Field(
-        "three_way",
-        description=_RUBRIC,
+    preset: str | None = Field(
+        None,
+        description="A published judge, asked as its authors ask it: a row of data/judges.yaml. `path` may"
+        " then name a folder of its checkpoint.",
     )
+    rubric: Literal["three_way", "fluency", "embedded"] = Field("three_way", description=_RUBRIC)
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type that the weights are loaded in."
     )
@@ -64,9 +67,31 @@ class LikelihoodJudge(_Judge):
     seed: int = Field(0, ge=0, description="Seed of the embedded judge's training.")
     steps: int = Field(850, ge=1, description="Training steps of the embedded judge.")
 
+    @model_validator(mode="after")
+    def _preset_is_known(self) -> "LikelihoodJudge":
+        if self.preset is None:
+            return self
+        if self.preset not in presets():
+            raise ValueError(f"unknown preset `{self.preset}`; known: {', '.join(presets())}")
+        if "rubric" in self.model_fields_set:
+            raise ValueError("a `preset` has a question of its own: leave out `rubric`")
+        return self
+
+    @property
+    def published(self) -> Preset | None:
+        """The row of the published judge that it is."""
+        return presets()[self.preset] if self.preset else None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the flow trains it: the embedded judge."""
+        return self.path is None and self.preset is None
+
     @property
     def hub(self) -> HubModel | None:
         """The model on the hub that is to be fetched; None for a folder or the embedded judge."""
+        if self.published and self.path is None:
+            return HubModel(self.published.model, self.revision or self.published.revision)
         name = hub_id(self.path)
         return HubModel(name, self.revision) if name else None
 

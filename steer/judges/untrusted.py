@@ -5,7 +5,9 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-_MARK = "0judged0text0"
+MARK = "0judged0text0"
+"""Stands for judged text in a question whose own words are looked at."""
+
 _ANGLES = str.maketrans({**dict.fromkeys("‹〈⟨❮", "<"), **dict.fromkeys("›〉⟩❯", ">")})
 _UNSEEN = ("Cc", "Cf", "Cs")
 """Categories of characters that are no text: control, format (zero width, direction, tags), half a pair."""
@@ -13,19 +15,23 @@ _UNSEEN = ("Cc", "Cf", "Cs")
 _BRACKETS = re.compile(r"[<>\[\]{}|#]")
 
 
-def template_delimiters(tokenizer: Any) -> set[str]:
-    """Strings by which a tokenizer's chat template sets off its turns.
+def template_delimiters(tokenizer: Any, question: str | None = None) -> set[str]:
+    """Strings by which a tokenizer's chat template, or another question, sets off its turns.
 
     All tokens that the tokenizer finds in text as a whole (`<|im_end|>`, `</think>`), and the
     bracketed words that the template itself writes around a user turn (`[/INST]`, `<<SYS>>`).
+
+    Args:
+        tokenizer: the tokenizer.
+        question: a question about `MARK` that goes without the chat template; None for that template.
     """
     tokens = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False
+    rendered = question or tokenizer.apply_chat_template(
+        [{"role": "user", "content": MARK}], add_generation_prompt=True, tokenize=False
     )
     for token in sorted(tokens, key=len, reverse=True):
         rendered = rendered.replace(token, " ")
-    words = {word for word in rendered.replace(_MARK, " ").split() if _BRACKETS.search(word)}
+    words = {word for word in rendered.replace(MARK, " ").split() if _BRACKETS.search(word)}
     return tokens | words
 
 

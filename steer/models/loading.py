@@ -233,11 +233,15 @@ def _described(key: Any) -> str:
     return str(key)
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, *, chat: bool = True) -> Any:
     """Load a tokenizer that pads on the left.
 
+    Args:
+        folder: its checkpoint.
+        chat: whether it must have a chat template.
+
     Raises:
-        SteerError: it is missing or can't be read, or has no chat template.
+        SteerError: it is missing or can't be read, or has no chat template that is needed.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -246,7 +250,7 @@ def load_tokenizer(folder: Path) -> Any:
     # transformers makes an empty one where a family's files are missing.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise SteerError(str(folder), "its tokenizer has no vocabulary", FETCH)
-    if not tokenizer.chat_template:
+    if chat and not tokenizer.chat_template:
         raise SteerError(
             str(folder),
             "its tokenizer has no chat template, so there is no way to tell where an instruction ends",

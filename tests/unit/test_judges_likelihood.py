@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steer.errors import SteerError
+from steer.judges.building import rubric_of
 from steer.judges.likelihood import LikelihoodChoice, load_judge
 from steer.judges.offers import offer_log_likelihoods
-from steer.judges.rubrics import EMBEDDED, LLAMA_GUARD, THREE_WAY, Rubric
+from steer.judges.rubrics import EMBEDDED, THREE_WAY, Rubric
+from steer.judges.settings import LikelihoodJudge
 from steer.judges.verdicts import UNSCORED, Exchange, Offer
 from steer.models.loading import LoadedModel
 from tests.tiny import build_model, build_tokenizer
@@ -155,7 +157,8 @@ def test_any_text_gets_a_judgement(tiny: Make, text: str) -> None:
 
 
 def test_a_guard_is_given_the_two_turns_in_its_own_template_and_offered_its_own_words(tiny: Make) -> None:
-    judge = judge_of(tiny("llama"), LLAMA_GUARD)
+    guard = LikelihoodJudge(kind="likelihood", preset="llama-guard-3-8b")
+    judge = judge_of(tiny("llama"), rubric_of(guard, Path("nowhere")))
     turns = [{"role": "user", "content": "Prompt"}, {"role": "assistant", "content": "Reply"}]
     text = judge.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     assert judge.tokenizer.decode(judge.encode(Exchange("Prompt", "Reply"))) == text

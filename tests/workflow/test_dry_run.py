@@ -185,3 +185,18 @@ def test_what_can_not_be_had_stops_the_flow_before_any_job(
     said = project.snakemake("--cores", "1", check=False)
     assert "`jailbreakbench-harmful` is on the Hugging Face hub, which is switched off" in said
     assert not project.path("results").exists()
+
+
+def test_what_an_attack_and_a_published_judge_are_made_of_is_fetched(project: Project) -> None:
+    attacked = {"source": "advbench", "label": "harmful", "attack": "artprompt", "test": 5}
+    judge = {"kind": "likelihood", "preset": "wildguard", "path": "folder"}
+    changes = {
+        "sets": {"drawn": {**attacked, "arms": ["baseline", "ablate"]}},
+        "generation": {"sets": ["drawn"]},
+        "judges": {"guard": judge},
+    }
+    project.path("folder").mkdir(exist_ok=True)
+    project.path("config.tiny.yaml").write_text(yaml.safe_dump(changes))
+    said = project.snakemake("--dry-run", "results/organism/judging/drawn.guard.jsonl")
+    for name in ("advbench", "artprompt", "artprompt-letters", "judge-wildguard"):
+        assert f"results/downloads/{name}" in said

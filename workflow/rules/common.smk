@@ -204,15 +204,21 @@ def get_pin(source):
 
 
 def get_judge(name):
-    """The files that a judge is made of: the grammar, a checkpoint, or none."""
+    """The files that a judge is made of: the grammar, a checkpoint and its question, or none."""
     judge = settings.judges[name]
     if judge.kind == "grammar":
         return GRAMMAR
-    if judge.kind == "likelihood":
-        if judge.hub:
-            return f"{settings.results}/weights/{judge.hub.folder}"
-        return judge.path or f"{settings.results}/judges/{name}/checkpoint"
-    return []
+    if judge.kind != "likelihood":
+        return []
+    if judge.hub:
+        model = f"{settings.results}/weights/{judge.hub.folder}"
+    else:
+        model = judge.path or f"{settings.results}/judges/{name}/checkpoint"
+    question = judge.published and judge.published.template
+    return [
+        model,
+        *([f"{settings.results}/downloads/{question}"] if question else []),
+    ]
 
 
 def get_experts(path):
