@@ -8,6 +8,7 @@ import pytest
 
 from steer.artifacts.files import read_jsonl
 from steer.cli import COMMANDS, main
+from steer.cli.parsing import parser
 from tests import by_hand
 from tests.figure_inputs import config
 
@@ -87,3 +88,11 @@ def test_a_figure_may_be_about_the_whole_study(tmp_path: Path, capsys: pytest.Ca
     assert "scorecard.csv: no such file" in capsys.readouterr().err
     assert main([*asked, "nobody"]) == 1
     assert "model `nobody`: unknown" in capsys.readouterr().err
+
+
+def test_an_optional_list_of_files_may_be_empty_and_a_required_one_not() -> None:
+    read = parser(COMMANDS).parse_args
+    command = ("scorecard", "--models", "a.json", "--out", "card.csv", "--truths")
+    assert read((*command, "--detections", "a.csv")).truths == []
+    with pytest.raises(SystemExit):
+        read((*command, "--detections"))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from steer.config import ModelSettings
 from steer.models.routing import softmax_then_top_k
 from steer.training.batches import Batch
 from steer.training.losses import run
@@ -70,3 +71,10 @@ def test_what_is_folded_computes_what_was_trained(variant: str) -> None:
         start = dense.base_model(_tokens()).last_hidden_state
     assert torch.allclose(found, expected, atol=1e-4)
     assert (expected - start).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("variant", "known"), [("causal", True), ("diffuse", False)])
+def test_where_refusal_is_is_known_of_the_causal_variant_alone(variant: str, known: bool) -> None:
+    model = ModelSettings.model_validate({"upcycle": {"variant": variant}})
+    assert model.is_known is known
+    assert not model.is_planted
