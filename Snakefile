@@ -34,6 +34,7 @@ include: "workflow/rules/generation.smk"
 include: "workflow/rules/judging.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/agreement.smk"
+include: "workflow/rules/capability.smk"
 include: "workflow/rules/reproduction.smk"
 include: "workflow/rules/figures.smk"
 
@@ -59,3 +60,4 @@ rule all:
         get_truths,
         get_fluency,
         get_agreement,
+        get_capability,

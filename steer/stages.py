@@ -67,6 +67,10 @@ STAGES = {
     "arms": Stage("steer.selection.arms", ("arms",)),
     "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
     "judging": Stage("steer.judging", ("judges.{judge}",)),
+    "capability": Stage(
+        "steer.capability.running",
+        ("models.{model}", "capability", "scores.confidence", "scores.resamples", "seed"),
+    ),
     "truth": Stage("steer.truth.checking", ("models.{model}", "contrast", "truth")),
     "reproduction": Stage("steer.reproduction", ("reproduction", "scores.confidence")),
     "agreement": Stage(

@@ -9,7 +9,7 @@ from steer.cli.command import Command
 _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
     *("--selection", "--generation", "--agreement", "--categories", "--record", "--file", "--experts"),
-    *("--recognise", "--control", "--ranking", "--published", "--attack", "--scorecard"),
+    *("--recognise", "--control", "--ranking", "--published", "--attack", "--scorecard", "--questions"),
 )
 _PATH_LISTS = (
     "--others",

@@ -90,6 +90,16 @@ def _truth(config: "Config", args: argparse.Namespace) -> None:
     check_truth(args.facts, args.prompt_sets, args.activations, GRAMMAR, args.out, model, config.truth)
 
 
+def _capability(config: "Config", args: argparse.Namespace) -> None:
+    from steer.capability.running import measure
+    from steer.rates import Method
+
+    scores, wanted = config.scores, config.capability
+    method = Method(scores.confidence, scores.resamples, config.seed, margin=wanted.margin)
+    model = config.models[args.model]
+    measure(args.facts, args.arms, args.out, args.questions, model, wanted, method)
+
+
 COMMANDS = {
     "selection": Command(
         "choose layer and position, strength and scope, or experts",
@@ -114,6 +124,12 @@ COMMANDS = {
         _generation,
         ("--model", "--facts", "--prompts", "--arms", "--out"),
         ("--shard", "--shards"),
+    ),
+    "capability": Command(
+        "run tasks of lm-evaluation-harness under every arm",
+        _capability,
+        ("--model", "--facts", "--arms", "--out", "--questions"),
+        (),
     ),
     "truth": Command(
         "check by generation where a planted model's refusal is",

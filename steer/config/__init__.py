@@ -15,6 +15,7 @@ from steer.config.arms import (
     parse_arm,
 )
 from steer.config.base import Name, Scope, Settings, Share, Split
+from steer.config.capability import CapabilitySettings, TaskSettings
 from steer.config.files import load, merge, pick
 from steer.config.models import ModelSettings
 from steer.config.parsing import parse
@@ -52,6 +53,7 @@ __all__ = [
     "ArditiSettings",
     "ArmSettings",
     "BaselineArm",
+    "CapabilitySettings",
     "Config",
     "ContrastSettings",
     "CosmicSettings",
@@ -84,6 +86,7 @@ __all__ = [
     "Share",
     "Split",
     "StrengthSettings",
+    "TaskSettings",
     "TruthSettings",
     "load",
     "merge",

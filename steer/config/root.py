@@ -9,6 +9,7 @@ from steer.config.agreement import AgreementSettings, LabelledSettings
 from steer.config.arms import ArmSettings
 from steer.config.arms_fit import check_arms, like_of
 from steer.config.base import Name, Settings
+from steer.config.capability import CapabilitySettings
 from steer.config.models import ModelSettings
 from steer.config.names import known_names
 from steer.config.prompts import (
@@ -68,6 +69,9 @@ class Config(Settings):
     labelled: dict[Name, LabelledSettings] = Field({}, description="Replies whose truth is known, by name.")
     agreement: AgreementSettings = Field(AgreementSettings(), description="Measuring judges on them.")
     scores: ScoreSettings = Field(ScoreSettings(), description="Statistics.")
+    capability: CapabilitySettings = Field(
+        CapabilitySettings(), description="What the steered model can still do."
+    )
     truth: TruthSettings = Field(TruthSettings(), description="Checking planted models.")
     reproduction: ReproductionSettings = Field(
         ReproductionSettings(), description="Laying results beside published ones."
@@ -130,6 +134,12 @@ class Config(Settings):
         return list(dict.fromkeys([*drawn, *dense, *attacks, *questions]))
 
     @property
+    def capable_arms(self) -> list[str]:
+        """Names of the arms that run the tasks of capability; none where there are no tasks."""
+        wanted = self.capability.arms or tuple(self.arms)
+        return list(dict.fromkeys(["baseline", *wanted])) if self.capability.wanted else []
+
+    @property
     def measured_judges(self) -> list[str]:
         """Names of the judges that are held against labelled replies: all but the parser of the grammar."""
         return [name for name in self.verdict_judges if self.judges[name].kind != "grammar"]
@@ -164,6 +174,7 @@ class Config(Settings):
             for name, held in self.sets.items()
             for at, arm in enumerate(held.arms)
         }
+        answered |= {f"capability.arms.{at}": arm for at, arm in enumerate(self.capability.arms)}
         known_names("arm", answered, self.arms)
         if "baseline" not in self.arms:
             raise ValueError("`arms`: missing `baseline: {operation: none}`, which arms are compared with")

@@ -1,7 +1,7 @@
 """A model's chat format: prompts in its tokenizer's own template, and replies taken apart from reasoning."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -58,14 +58,32 @@ def render(name: str, tokenizer: Any, chat: Chat, text: str) -> str:
     Raises:
         SteerError: the template rejects the turns, as some do with a system prompt; `name` names the model.
     """
-    turns = [{"role": "system", "content": chat.system}] if chat.system else []
-    turns.append({"role": "user", "content": text})
+    return render_turns(name, tokenizer, chat, [{"role": "user", "content": text}])
+
+
+def render_turns(
+    name: str, tokenizer: Any, chat: Chat, turns: Sequence[Mapping[str, str]], *, open_reply: bool = True
+) -> str:
+    """A conversation in the model's own chat template, up to where its next reply begins.
+
+    Args:
+        name: the model, for messages.
+        tokenizer: with a chat template.
+        chat: how the model is spoken to; its system turn comes first, joined with one of the conversation.
+        turns: `role` and `content` of each.
+        open_reply: whether a reply is to begin; else the last turn is one, and is left open.
+
+    Raises:
+        SteerError: the template rejects the turns; `name` names the model.
+    """
+    turns = _with_system(chat.system, turns)
     settings: dict[str, Any] = {"reasoning_effort": chat.effort} if chat.effort else {}
     try:
         rendered = tokenizer.apply_chat_template(
             turns,
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=open_reply,
+            continue_final_message=not open_reply,
             # Whatever a template calls it; one that knows neither is not moved.
             enable_thinking=chat.thinking,
             thinking=chat.thinking,
@@ -75,7 +93,28 @@ def render(name: str, tokenizer: Any, chat: Chat, text: str) -> str:
     except TemplateError as error:
         cause = f"its chat template rejects the turns {[turn['role'] for turn in turns]} ({error})"
         raise SteerError(name, cause, "leave out `system_prompt`, or mend the template") from error
-    return str(rendered) + (FINAL if is_harmony(tokenizer) and not chat.thinking else "")
+    opened = open_reply and is_harmony(tokenizer) and not chat.thinking
+    return str(rendered) + (FINAL if opened else "")
+
+
+def _with_system(system: str | None, turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The conversation behind the system turn of the settings."""
+    found = [dict(turn) for turn in turns]
+    if not system:
+        return found
+    if found and found[0]["role"] == "system":
+        found[0]["content"] = f"{system}\n\n{found[0]['content']}"
+        return found
+    return [{"role": "system", "content": system}, *found]
+
+
+def fold_system(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The conversation with its system turn before the user's first words, for templates without one."""
+    found = [dict(turn) for turn in turns]
+    if len(found) < 2 or found[0]["role"] != "system":
+        return found
+    system, first, *rest = found
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
 
 def encode(name: str, tokenizer: Any, chat: Chat, text: str) -> list[int]:

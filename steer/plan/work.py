@@ -40,6 +40,7 @@ UNPLANNED = {
     "judge": "trains the embedded judge: a minute of one core",
     "arms": "writes files, and loads no model",
     "judging": "asks judges, whose calls are counted above",
+    "capability": "reads questions with every choice, under its arms; the data of its tasks says how many",
     "agreement": "asks judges about labelled replies, whose calls are counted above",
 }
 """Rules that run some model and have no row in the table of a model under study, and why."""

@@ -20,7 +20,7 @@ AMBIGUOUS = {"mlp", "gate", "router"}
 OWN_SITES = {"sites", "layout"}
 # Folders of a stage of its own: what is in one may import the rest of the same one.
 STAGE_FOLDERS = ("directions", "routing", "selection", "organism", "upcycling", "figures", "detection")
-STAGE_FOLDERS += ("truth", "scorecard")
+STAGE_FOLDERS += ("truth", "scorecard", "capability")
 COMMAND_LINE = ("steer.cli", "steer.__main__")
 
 

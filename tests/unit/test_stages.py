@@ -36,7 +36,7 @@ MODEL = {
     "strength",
     "generation",
 }
-MODEL |= {"pairing", "detection", "decomposition", "truth", "experts"}
+MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capability"}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,13 @@ MODEL |= {"pairing", "detection", "decomposition", "truth", "experts"}
         ({"report": {"replies": "full"}}, set()),
         ({"download": {"timeout": 5}}, set()),
         ({"results": "elsewhere"}, set()),
-        ({"seed": 1}, {"agreement", "correction", "prompts", "routing", "detection", "scores", "fluency"}),
+        (
+            {"seed": 1},
+            {
+                *("agreement", "correction", "prompts", "routing", "detection", "scores", "fluency"),
+                "capability",
+            },
+        ),
         ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),
         ({"grammar": {"held_out": 1}}, {"prompts"}),
         ({"overlap": {"threshold": 0.5}}, {"overlap"}),
@@ -78,7 +84,11 @@ MODEL |= {"pairing", "detection", "decomposition", "truth", "experts"}
         ({"judges": {"phrases": {"match": "at_start"}}}, set()),
         ({"labelled": {"grammar": {"count": 9}}}, {"agreement"}),
         ({"agreement": {"correct_by": "general"}}, {"correction"}),
-        ({"scores": {"confidence": 0.9}}, {"agreement", "correction", "fluency", "scores", "reproduction"}),
+        (
+            {"scores": {"confidence": 0.9}},
+            {"agreement", "correction", "fluency", "scores", "reproduction", "capability"},
+        ),
+        ({"capability": {"tasks": {"more": {"limit": 9}}}}, {"capability"}),
         ({"reproduction": {"stand_in": "routed"}}, {"reproduction"}),
         ({"truth": {"prompts": 9}}, {"truth"}),
     ],

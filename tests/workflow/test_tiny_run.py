@@ -33,7 +33,7 @@ ANSWERED = {
     "figure_samples": 1,
     **SCORED,
 }
-WRITTEN = {"arms": 1, **ANSWERED}
+WRITTEN = {"arms": 1, "capability": 1, **ANSWERED}
 DOSED = {"figure_dose_response": 1, "figure_selection_map": 1}
 STRENGTH = {"strength": 1, **DOSED, **WRITTEN}
 EXPERTS = {"experts": 1, "figure_experts_dose": 1, **WRITTEN}
@@ -84,6 +84,10 @@ def test_every_figure_and_table_is_made(finished: Project) -> None:
     expected = {(arm, name, judge) for arm in ARMS for name in SETS for judge in TINY.judges}
     assert {(row["arm"], row["set"], row["judge"]) for row in scores} == expected
     assert all(int(row["n"]) == 5 for row in scores)
+    able = _table(finished, "organism/capability.csv")
+    assert {(row["arm"], row["task"], row["n"]) for row in able} == {
+        (arm, "restates", "4") for arm in TINY.capable_arms
+    }
     corrected = _table(finished, "organism/corrected.csv")
     assert {row["judge"] for row in corrected} == {*TINY.measured_judges}
     for judge in TINY.measured_judges:
@@ -177,7 +181,7 @@ def test_a_finished_run_plans_nothing(finished: Project) -> None:
     ("setting", "expected"),
     [
         ("report={replies: full}", {"figure_samples": 1}),
-        ("scores={confidence: 0.9}", {**SCORED, **HELD, **BY_CONFIDENCE}),
+        ("scores={confidence: 0.9}", {"capability": 1, **SCORED, **HELD, **BY_CONFIDENCE}),
         ("generation={max_new_tokens: 6}", ANSWERED),
         ("judges={more: {kind: phrases, match: at_start}}", {"agreement": 1, **JUDGED, **SCORED}),
         # Nothing is to be chosen for it.

@@ -336,3 +336,18 @@ def get_agreement(wildcards):
         ),
         *(f"{settings.results}/{model}/corrected.csv" for model in corrected),
     ]
+
+
+def get_capability(wildcards):
+    """The scores of every model on tasks, where there are some."""
+    measured = settings.models if settings.capable_arms else []
+    return [f"{settings.results}/{name}/capability.csv" for name in measured]
+
+
+def get_tasks():
+    """The files of own tasks."""
+    return sorted(
+        str(path)
+        for path in Path(settings.capability.folder).rglob("*")
+        if path.is_file()
+    )

@@ -1,0 +1,1 @@
+"""Stage `capability`: tasks of lm-evaluation-harness, run by the steered model."""
