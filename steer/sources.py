@@ -32,12 +32,12 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="What a set's `source` says.")
-    kind: Literal["prompts", "template", "suffix", "rewritten", "filling", "letters", "judge", "weights"] = (
-        Field(
-            "prompts",
-            description="Prompts; what an attack does with those of any set, or a part of that"
-            " (steer/attacks.py); what a judge is asked; or a model.",
-        )
+    kind: Literal[
+        "prompts", "template", "suffix", "rewritten", "filling", "letters", "judge", "system", "weights"
+    ] = Field(
+        "prompts",
+        description="Prompts; what an attack does with those of any set, or a part of that"
+        " (steer/attacks.py); what a judge is asked; a system turn; or a model.",
     )
     origin: Literal["https", "pypi", "hub", "here"] = Field(
         description="A file behind a URL, one inside a wheel, a data set of the Hugging Face hub, or our own."

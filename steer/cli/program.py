@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steer.cli.command import Command
+from steer.cli.command import SOURCES, Command
 from steer.cli.evidence import COMMANDS as EVIDENCE
 from steer.cli.models import COMMANDS as MODELS
 from steer.cli.parsing import parser
@@ -66,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from steer.config import load
 
         config = load(*(args.config or [Path("config.yaml")]))
+        if any(model.system_source for model in config.models.values()):
+            from steer.system_turns import with_system_turns
+
+            config = with_system_turns(config, SOURCES)
         _check_names(config, args)
         with _alone(config, args):
             COMMANDS[args.command].run(config, args)

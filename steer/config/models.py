@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from steer.catalogue import HubModel, architecture, expert_count, hub_id, layers_with_experts
-from steer.config.base import Settings
+from steer.config.base import Name, Settings
 from steer.config.system_prompts import SYSTEM_PROMPTS
 from steer.errors import SteerError
 from steer.models.chat import Chat
@@ -77,6 +77,11 @@ class ModelSettings(Settings):
         description="System turn put before every prompt: a text, or `lightweight` (a sentence) or `long` (a"
         " paragraph of rules), whose wording is in steer/config/system_prompts.py.",
     )
+    system_source: Name | None = Field(
+        None,
+        description="Instead of a text, a row of data/sources.tsv whose file holds it, which is fetched: the"
+        " wording of a paper.",
+    )
     thinking: bool = Field(
         False,
         description="Let a model that can think before it replies do so; its reasoning is kept apart from the"
@@ -111,7 +116,15 @@ class ModelSettings(Settings):
 
     @property
     def chat(self) -> Chat:
-        """How the model is spoken to."""
+        """How the model is spoken to.
+
+        Raises:
+            SteerError: the text of its system turn is not there.
+        """
+        if self.system_source and self.system_prompt is None:
+            cause = "its text has not been fetched"
+            cure = "run the flow, or `python -m steer download` into `downloads` of the results"
+            raise SteerError(f"system turn `{self.system_source}`", cause, cure)
         system = SYSTEM_PROMPTS.get(self.system_prompt or "", self.system_prompt)
         return Chat(system, self.thinking, self.reasoning_effort)
 
@@ -130,6 +143,12 @@ class ModelSettings(Settings):
     def is_known(self) -> bool:
         """Whether refusal was put into a known part of the model, whatever its replies are."""
         return self.is_planted or (self.upcycle is not None and self.upcycle.variant == "causal")
+
+    @model_validator(mode="after")
+    def _one_system_turn(self) -> "ModelSettings":
+        if self.system_prompt is not None and self.system_source is not None:
+            raise ValueError("give `system_prompt` or `system_source`, not both")
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSettings":

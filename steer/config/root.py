@@ -124,14 +124,15 @@ class Config(Settings):
 
     @property
     def public_sources(self) -> list[str]:
-        """Names of the rows of the table of sources that sets, upcycled models, attacks and judges need."""
+        """Names of the rows of the table of sources that sets, models, attacks and judges need."""
         used = [self.sets[name] for name in self.used_sets]
         drawn = [one.source for one in used if one.source != "grammar" and not Path(one.source).suffix]
         dense = [model.upcycle.source for model in self.models.values() if model.upcycle]
         judges = [one.published for one in self.judges.values() if isinstance(one, LikelihoodJudge)]
         questions = [one.template for one in judges if one and one.template]
+        turns = [model.system_source for model in self.models.values() if model.system_source]
         attacks = [one.attack for one in used if one.attack]
-        return list(dict.fromkeys([*drawn, *dense, *attacks, *questions]))
+        return list(dict.fromkeys([*drawn, *dense, *turns, *attacks, *questions]))
 
     @property
     def capable_arms(self) -> list[str]:

@@ -152,6 +152,12 @@ def get_checkpoint(wildcards):
     return model.path or f"{settings.results}/{wildcards.model}/checkpoint"
 
 
+def get_system_turn(wildcards):
+    """The file of a system turn that is fetched."""
+    name = settings.models[wildcards.model].system_source
+    return f"{settings.results}/downloads/{name}" if name else []
+
+
 def raw_prompts(name):
     """The file that a prompt set is made from: fetched, or the user's own; none for the grammar's."""
     source = settings.sets[name].source

@@ -126,6 +126,7 @@ rule upcycle:
 rule resolve:
     input:
         checkpoint=get_checkpoint,
+        system=get_system_turn,
     output:
         "<results>/{model}/model.json",
     log:
