@@ -225,3 +225,13 @@ def test_logits_that_overflow_are_told_from_a_wrong_layout(checkpoint: Checkpoin
     loaded.model.lm_head.weight.fill_(6e4)
     with pytest.raises(SteerError, match=r"NaN or infinity in torch\.float16"):
         prove(loaded)
+
+
+def test_numbers_of_many_thousands_in_the_residual_do_not_hide_its_gain(checkpoint: Checkpoint) -> None:
+    """Trained models hold such numbers; written to, they round off more than a small write is worth."""
+    loaded = load_checkpoint(checkpoint("olmoe"))
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[:, 3] = 3e5
+    prove(loaded)
+    with pytest.raises(SteerError, match="don't add up"):
+        prove(replace(loaded, sites=replace(loaded.sites, write_scale=1.01)))
