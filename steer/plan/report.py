@@ -74,8 +74,9 @@ def plan(config: Config, anatomies: Mapping[str, Anatomy], rates: Rates) -> str:
 def _assumptions(rates: Rates) -> str:
     lengths = rates.lengths
     return (
-        f"Assumed: prompts of {lengths.prompt} tokens, targets of {lengths.target}; replies as long as"
-        f" they may be; GPU {rates.gpu}.\nFormulas: docstrings of steer/plan/ (sizes, work, gpus)."
+        f"Assumed: prompts of {lengths.prompt} tokens, targets of {lengths.target}, documents of"
+        f" {lengths.document}; replies as long as they may be; GPU {rates.gpu}.\n"
+        "Formulas: docstrings of steer/plan/ (sizes, work, choosing, tasks, gpus)."
     )
 
 

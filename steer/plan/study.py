@@ -26,10 +26,12 @@ class Lengths:
     Attributes:
         prompt: of a prompt, chat template and system turn included.
         target: of the reply or part that a paired set counts.
+        document: of what stands before a question, where a set is `with` its document.
     """
 
     prompt: int = 64
     target: int = 96
+    document: int = 160
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from steer.artifacts.facts import Truth
 from steer.config import RerouteArm
 from steer.plan.choosing import arditi, cosmic, experts, rerouting, strength
 from steer.plan.study import BACKWARD, Study, Work
+from steer.plan.tasks import capability
 
 
 def all_work(study: Study) -> Iterator[Work]:
@@ -30,6 +31,8 @@ def all_work(study: Study) -> Iterator[Work]:
     if routed and config.selection.rerouting.ranking in config.contrasts:
         yield rerouting(study)
     yield generation(study)
+    if config.capable_arms:
+        yield capability(study)
 
 
 UNPLANNED = {
@@ -40,7 +43,6 @@ UNPLANNED = {
     "judge": "trains the embedded judge: a minute of one core",
     "arms": "writes files, and loads no model",
     "judging": "asks judges, whose calls are counted above",
-    "capability": "reads questions with every choice, under its arms; the data of its tasks says how many",
     "agreement": "asks judges about labelled replies, whose calls are counted above",
 }
 """Rules that run some model and have no row in the table of a model under study, and why."""
@@ -53,15 +55,17 @@ def resolve(study: Study) -> Work:
 
 
 def activations(study: Study) -> Work:
-    """A job for every set and shard, ⌈prompts / batch⌉ passes, and prompts · (prompt + target) tokens."""
+    """Jobs: sets · shards; ⌈prompts / batch⌉ passes; prompts · (prompt + document + target) tokens."""
     passes = sum(study.batches(study.prompts(name)) for name in study.captured)
     tokens = sum(study.prompts(name) * _row_tokens(study, name) for name in study.captured)
     return Work("activations", len(study.captured) * study.config.shards.activations, passes, tokens)
 
 
 def _row_tokens(study: Study, name: str) -> int:
-    replied = study.config.sets[name].target in ("refusal", "compliance", "reply")
-    return study.lengths.prompt + (study.lengths.target if replied else 0)
+    one, lengths = study.config.sets[name], study.lengths
+    replied = one.target in ("refusal", "compliance", "reply")
+    read = lengths.document if one.document == "with" else 0
+    return lengths.prompt + read + (lengths.target if replied else 0)
 
 
 def expert_directions(study: Study) -> Work:

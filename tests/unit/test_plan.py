@@ -27,6 +27,7 @@ from steer.plan.report import Rates, plan
 from steer.plan.sizes import activation_bytes, batch_bytes, cache_bytes, gpus_needed, hdf5_bytes, weight_bytes
 from steer.plan.sources import anatomy_at
 from steer.plan.study import Lengths, Study
+from steer.plan.tasks import capability
 from steer.plan.work import all_work, trial_count
 from steer.plan.work import pairing as planned_pairing
 from steer.plan.work import truth as planned_truth
@@ -262,12 +263,26 @@ def test_an_upcycled_model_is_planned_as_it_is_made(monkeypatch: pytest.MonkeyPa
 STEERMOE_ROWS = {
     # rule: jobs, passes, tokens read, tokens written
     "resolve": (1, 3 + 2 * 16 + 2 * 16, (3 + 2 * 16 + 2 * 16) * 16, 0),
-    # 160 harmful, 260 harmless, four sets of 100, 100, 500 and 60, in batches of 8.
-    "activations": (6, 20 + 33 + 13 + 13 + 63 + 8, (160 + 260 + 100 + 100 + 500 + 60) * 64, 0),
+    # 160 harmful, 260 harmless, four sets of 100, 100, 500 and 60, in batches of 8; a thousand pairs with a
+    # reply on both sides, and a thousand with a document on one.
+    "activations": (
+        10,
+        20 + 33 + 13 + 13 + 63 + 8 + 4 * 125,
+        (160 + 260 + 760) * 64 + 2000 * (64 + 96) + 1000 * (64 + 160) + 1000 * 64,
+        0,
+    ),
     # 5 positions of 256 prompts, by 64 experts where a token of a pass has 8.
     "expert_directions": (1, 0, 256 * 5 * 64 // 8, 0),
-    # 64 prompts a class: 2 gradients (of 3), 3 passes, 64 experts masked and none.
-    "detection": (1, 5 * 8 + 65 * 8, 64 * 64 * (2 * 3 + 3 + 64 + 1), 0),
+    # 64 pairs: own replies of 48, and both sides twice over, fixed and own.
+    "pairing": (1, 9 * 8, 64 * 64 + 8 * 64 * (64 + 96), 64 * 48),
+    # 64 prompts a class: 2 gradients (of 3), 3 passes, 64 experts masked and none; replies on both sides: a
+    # gradient, 64 experts masked and none.
+    "detection": (
+        1,
+        5 * 8 + 65 * 8 + 2 * (8 + 65 * 8),
+        64 * 64 * (2 * 3 + 3 + 64 + 1) + 2 * 64 * (64 + 96) * (3 + 64 + 1),
+        0,
+    ),
     "decomposition": (1, 0, 0, 0),
     # 16 layers x 5 positions on 32 and 2 x 32 prompts; KL prompt by prompt.
     "selection (arditi)": (1, 2 * 80 * 32 // 8 + 32 * (1 + 10), (80 * 3 * 32 + 32) * 64, 0),
@@ -318,6 +333,18 @@ def test_the_plan_of_steermoe_for_olmoe_by_hand(olmoe: Anatomy) -> None:
     seconds = 5 * (13_838_323_712 / 2e9 + proof) + rows * 512 / 8 * step
     seconds += passes * latency + max(arithmetic, moved)
     assert found["generation"][4] == pytest.approx(seconds / 60, abs=0.1)
+
+
+def test_tasks_are_planned_by_their_published_sizes(olmoe: Anatomy) -> None:
+    config = load(ROOT / "config.yaml", ROOT / "workflow" / "studies" / "expert-aware.yaml")
+    found = capability(Study(config, config.models["olmoe-0924"], olmoe, Lengths(64)))
+    # Five arms; questions x offers x examples, and answers of gsm8k.
+    questions = 14042 * 4 * 6 + 1000 * 4 * 11 + (2376 + 1172) * 4 * 26 + 1267 * 2 * 6 + 1319 * 6 + 817 * 5
+    assert found.read == 5 * questions * 64
+    assert found.written == 5 * 1319 * 256
+    own = load(ROOT / "config.yaml")
+    small = capability(Study(own, own.models["organism"], olmoe, Lengths(64)))
+    assert (small.jobs, small.read) == (1, len(own.capable_arms) * 60 * 4 * 64)
 
 
 def test_labelled_replies_are_judged_and_paid_for(olmoe: Anatomy) -> None:
