@@ -59,9 +59,18 @@ def drawn(given: Given, others: Sequence[Given], how: Drawing) -> tuple[list[Row
     first = _split(given.name, rows, given.settings.sizes, how.seed)
     if how.overlap is None or not (given.settings.train or given.settings.val):
         return first, {}
-    tests = {given.name: [row["text"] for row in first if row["split"] == "test"]}
+    tests = {given.name: [_asked(row, given.settings) for row in first if row["split"] == "test"]}
     tests |= {other.name: list(_test_texts(other, how)) for other in others}
     return _without(given, rows, first, tests, how.seed, how.overlap)
+
+
+def every(given: Given, how: Drawing) -> Iterator[Row]:
+    """All rows that a set could be drawn from.
+
+    Raises:
+        SteerError: the file can't be used.
+    """
+    return _distinct(given.name, given.settings, given.raw, how.sources)
 
 
 def _test_texts(given: Given, how: Drawing) -> Iterator[str]:
@@ -75,7 +84,12 @@ def _test_texts(given: Given, how: Drawing) -> Iterator[str]:
         return
     for row in _split(given.name, rows, given.settings.sizes, how.seed):
         if row["split"] == "test":
-            yield row["text"]
+            yield _asked(row, given.settings)
+
+
+def _asked(row: Row, settings: SetSettings) -> str:
+    """What prompts are compared by: a question with or without a document by the question, on both sides."""
+    return str(row["target"] if settings.document else row["text"])
 
 
 def _without(
@@ -89,7 +103,7 @@ def _without(
     """The drawn rows with other rows in the place of those of train and val that a test prompt repeats."""
     held = {row["id"] for row in first if row["split"] == "test"}
     free = [row for row in rows if row["id"] not in held]
-    texts = [row["text"] for row in free]
+    texts = [_asked(row, given.settings) for row in free]
     same: dict[str, set[str]] = {}
     for name, other in tests.items():
         found = duplicates(texts, other, overlap.ngram, overlap.threshold)
@@ -127,9 +141,10 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
             continue
         text = row["text"]
         paired = _paired(row, settings, where)
-        content = "\n".join([text, *filter(None, [paired.get("target")])])
-        # A question that a source answers several times makes one pair.
-        once = content if refusals is None else text
+        before = row.get("before") or []
+        content = "\n".join([*before, text, *filter(None, [paired.get("target")])])
+        # A question that a source answers several times, or over several documents, makes one pair.
+        once = str(paired["target"]) if settings.document else content if refusals is None else text
         if seen.setdefault(once, number) != number:
             _check_published(settings, raw, number, seen[once])
             repeated += 1
@@ -148,6 +163,7 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
             "category": row.get("category") or "",
             "source": settings.source,
             **paired,
+            **({"before": before} if before else {}),
         }
     log.info("%s: %d different prompts, %d repetitions dropped", raw.name, len(seen), repeated)
 
@@ -158,7 +174,8 @@ def _checked(record: Row, where: str) -> Row:
     text = row.get("text")
     if not isinstance(text, str) or not text.strip():
         raise SteerError(where, "has no text", "remove it, or give it one")
-    check_text(text, where)
+    for said in (*(row.get("before") or []), text):
+        check_text(said, where)
     return row
 
 

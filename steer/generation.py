@@ -236,7 +236,7 @@ def _check_fired(arms: Sequence[Arm], rows: Iterable[Row]) -> None:
 
 
 def _encode(loaded: LoadedModel, prompt: Prompt, longest: int) -> list[int]:
-    ids = loaded.encode(prompt.text)
+    ids = loaded.encode(prompt.text, prompt.before)
     if len(ids) > longest:
         raise SteerError(
             f"prompt `{prompt.id}`",

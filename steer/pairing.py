@@ -87,15 +87,17 @@ def _pairs(sides: Sequence[Sequence[Prompt]], count: int) -> Pairs:
                 raise SteerError(
                     f"pair `{prompt.pair}`", cause, "make both sets of the same source and sizes"
                 )
-            found.append((prompt, second[prompt.pair]))
+            # Sets may be cut to equal counts already; here both ways are counted.
+            found.append((replace(prompt, beside=""), replace(second[prompt.pair], beside="")))
     return found[:count]
 
 
 def _own(loaded: LoadedModel, pairs: Pairs, batch_size: int, longest: int) -> Pairs:
     """The pairs that the model refuses, each with its own reply in the place of the refusal."""
     found: Pairs = []
-    for indices in _batches([loaded.encode(first.text) for first, _ in pairs], pairs, batch_size):
-        prompts = [loaded.encode(pairs[index][0].text) for index in indices]
+    asked = [loaded.encode(first.text, first.before) for first, _ in pairs]
+    for indices in _batches(asked, pairs, batch_size):
+        prompts = [asked[index] for index in indices]
         replies = generate(loaded, prompts, [Arm("baseline")] * len(prompts), longest)
         verdicts = PhraseMatching().judge([Exchange("", reply.text) for reply in replies])
         for index, reply, judged in zip(indices, replies, verdicts, strict=True):

@@ -15,7 +15,7 @@ from steer.grammar.sets import prompt_id
 
 Refusals = Callable[[str], str | None]
 PHRASES = "steer.judges.phrases"
-ROLES = (["user"], ["user", "assistant"])
+TURNS = ("user", "assistant")
 
 
 def refusals_of(path: Path) -> Refusals:
@@ -89,20 +89,27 @@ def _with_document(row: Row, settings: SetSettings, where: str) -> Row:
 
 
 def flattened(row: Row, where: str) -> Row:
-    """A row of messages as one of text and target: a user's turn, and the reply to it as the target.
+    """A row of messages as one of text and target: the user's last turn, and the reply to it as the target.
+
+    Turns ahead of these are kept under `before`.
 
     Raises:
-        SteerError: the messages are other than a user's turn and perhaps a reply.
+        SteerError: the messages are other than turns of the user and the assistant, one after the other.
     """
     messages = row.get("messages")
     if messages is None:
         return row
     shaped = isinstance(messages, list) and all(isinstance(one, dict) for one in messages)
     roles = [one.get("role") for one in messages] if shaped else []
-    if roles not in ROLES:
+    if not roles or roles != [TURNS[place % 2] for place in range(len(roles))]:
         cause = f"has messages of {', '.join(map(str, roles)) or 'no role'}"
-        fix = "give a turn of `user`, perhaps one of `assistant`; system turns are settings of the model"
+        fix = "give turns of `user` and `assistant` by turns; system turns are settings of the model"
         raise SteerError(where, cause, fix)
-    text = str(messages[0].get("content") or "")
-    reply = {"target": str(messages[1].get("content") or "")} if len(messages) == 2 else {}
-    return {"pair": prompt_id(text), **reply, **row, "text": text}
+    said = [str(one.get("content") or "") for one in messages]
+    reply = {"target": said.pop()} if len(said) % 2 == 0 else {}
+    text, before = said[-1], said[:-1]
+    for number, turn in enumerate(before, 1):
+        if not turn.strip():
+            raise SteerError(where, f"has no text in message {number}", "give it one, or remove it")
+    earlier = {"before": before} if before else {}
+    return {"pair": prompt_id("\n".join(said)), **reply, **row, "text": text, **earlier}

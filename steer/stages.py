@@ -111,10 +111,8 @@ ENGINES = ("activations", "generation")
 def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[str, Any]:
     """The settings that a stage reads, by dotted key, as JSON-able values."""
     found = pick(config, STAGES[stage].settings, names)
-    # A set from a file leaves out what test prompts of others repeat.
-    if stage == "prompts" and (others := config.compared(names["set"])):
-        found |= pick(config, ("overlap", *(f"sets.{other}" for other in others)), names)
     if stage == "prompts":
+        found |= pick(config, _beside(config, names["set"]), names)
         # Who answers a set has no say in what it holds.
         for key in (key for key in found if key.startswith("sets.")):
             found[key] = {name: value for name, value in found[key].items() if name != "arms"}
@@ -127,6 +125,14 @@ def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[st
         concerns = CHOOSES_FOR[stage]
         found["arms"] = {name: arm for name, arm in found["arms"].items() if concerns(config.arms[name])}
     return found
+
+
+def _beside(config: Config, name: str) -> tuple[str, ...]:
+    """Settings of other sets that decide what is in a set."""
+    # A set from a file leaves out what test prompts of others repeat.
+    others = config.compared(name)
+    sets = [*others, *filter(None, [config.sets[name].equal_tokens])]
+    return (*(["overlap"] if others else []), *(f"sets.{other}" for other in dict.fromkeys(sets)))
 
 
 def _published(judge: JudgeSettings) -> dict[str, Any]:

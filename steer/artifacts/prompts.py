@@ -27,6 +27,9 @@ class Prompt:
         target: text whose tokens are counted; empty outside of paired sets.
         target_in: whether the target is the `reply` behind the prompt or a part of the `prompt`.
         goal: the prompt before an attack changed it; empty outside of attacked sets.
+        beside: target of the other side of its pair, where only as many tokens are counted as the shorter of
+            the two has; empty where all are.
+        before: earlier turns of the conversation, of the user and of the assistant by turns.
     """
 
     id: str
@@ -38,6 +41,8 @@ class Prompt:
     target: str = ""
     target_in: Place = "reply"
     goal: str = ""
+    beside: str = ""
+    before: tuple[str, ...] = ()
 
     @property
     def asked(self) -> str:
@@ -77,6 +82,8 @@ def _prompts(path: Path) -> Iterator[Prompt]:
             split=cast(Split, _one_of(row, "split", get_args(Split), where)),
             category=str(row.get("category") or ""),
             goal=str(row.get("goal") or ""),
+            beside=str(row.get("beside") or ""),
+            before=_before(row, where),
             **_target(row, where),
         )
 
@@ -90,6 +97,14 @@ def _target(row: Row, where: str) -> dict[str, Any]:
         "target": _text(row, "target", where),
         "target_in": _one_of({"target_in": "reply", **row}, "target_in", get_args(Place), where),
     }
+
+
+def _before(row: Row, where: str) -> tuple[str, ...]:
+    turns = row.get("before") or []
+    if not isinstance(turns, list) or len(turns) % 2 or not all(isinstance(turn, str) for turn in turns):
+        cause = "`before` is no list of turns of user and assistant"
+        raise SteerError(where, cause, "make the set again")
+    return tuple(turns)
 
 
 def _text(row: Row, key: str, where: str) -> str:

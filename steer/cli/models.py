@@ -34,7 +34,11 @@ def _prompts(config: "Config", args: argparse.Namespace) -> None:
     files = zip(config.compared(args.set), args.others, strict=True) if args.others else []
     others = [Given(name, config.sets[name], raw) for name, raw in files]
     given = (args.set, config.sets[args.set], config.seed, GRAMMAR, SOURCES, args.raw, args.out)
-    write_prompts(*given, config.grammar.held_out, others, config.overlap, args.attack)
+    other = config.sets[args.set].equal_tokens
+    beside = None
+    if other and (args.beside or not config.sets[other].is_given):
+        beside = config.sets[other], args.beside
+    write_prompts(*given, config.grammar.held_out, others, config.overlap, args.attack, beside)
 
 
 def _overlap(config: "Config", args: argparse.Namespace) -> None:
@@ -125,7 +129,10 @@ COMMANDS = {
     "download": Command("fetch a public prompt set", _download, ("--source", "--out"), ()),
     "weights": Command("fetch a model from a hub, at one commit", _weights, ("--hub", "--out"), ()),
     "prompts": Command(
-        "draw or convert a prompt set", _prompts, ("--set", "--out"), ("--raw", "--others", "--attack")
+        "draw or convert a prompt set",
+        _prompts,
+        ("--set", "--out"),
+        ("--raw", "--others", "--attack", "--beside"),
     ),
     "overlap": Command("count prompts that say the same", _overlap, ("--prompt-sets", "--out")),
     "compliance": Command(

@@ -9,7 +9,8 @@ from steer.cli.command import Command
 _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
     *("--selection", "--generation", "--agreement", "--categories", "--record", "--file", "--experts"),
-    *("--recognise", "--control", "--ranking", "--published", "--attack", "--scorecard", "--questions"),
+    *("--recognise", "--control", "--ranking", "--published", "--attack", "--beside", "--scorecard"),
+    "--questions",
 )
 _PATH_LISTS = (
     "--others",

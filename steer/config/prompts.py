@@ -28,6 +28,11 @@ class SetSettings(Settings):
         description="Makes a paired set of questions `with` or `without` their document, counted on the"
         " question; for a source with documents, and `target: prompt`.",
     )
+    equal_tokens: Name | None = Field(
+        None,
+        description="Set of the other side of its pairs: of each target only as many of its first tokens are"
+        " counted as the shorter of the two replies has. Both sides must say so.",
+    )
     attack: Name | None = Field(
         None,
         description="Attack that its prompts are put under: the name of a row of data/sources.tsv that is no"
@@ -57,6 +62,8 @@ class SetSettings(Settings):
         if self.target in ("reply", "prompt") and not self.is_given:
             cause = f"`target: {self.target}` is not for source `{self.source}`"
             raise ValueError(f"{cause}; use refusal or compliance")
+        if self.equal_tokens and self.target in (None, "prompt"):
+            raise ValueError("`equal_tokens` is for sets that are counted on replies")
         if self.document and (not self.is_given or self.target != "prompt"):
             raise ValueError("`document` is for a source with documents, and needs `target: prompt`")
         return self

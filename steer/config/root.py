@@ -151,6 +151,7 @@ class Config(Settings):
         sets |= {f"generation.sets.{number}": name for number, name in enumerate(self.generation.sets)}
         for name, contrast in self.contrasts.items():
             sets |= {f"contrasts.{name}.{side}": held for side, held in contrast.sides().items()}
+        sets |= {f"sets.{name}.equal_tokens": held.equal_tokens for name, held in self.sets.items()}
         known_names("set", sets, self.sets)
         known_names("contrast", {"detection.pairs": self.detection.pairs}, self.contrasts)
         theirs = {
@@ -183,6 +184,15 @@ class Config(Settings):
             if model.upcycle:
                 taught = enumerate((*model.upcycle.refused, *model.upcycle.answered))
                 known_names("set", {f"models.{name}.upcycle, set {at}": one for at, one in taught}, self.sets)
+        return self
+
+    @model_validator(mode="after")
+    def _sides_are_counted_alike(self) -> "Config":
+        for name, held in self.sets.items():
+            if held.equal_tokens and self.sets[held.equal_tokens].equal_tokens != name:
+                raise ValueError(
+                    f"`sets.{held.equal_tokens}.equal_tokens` must be `{name}`: the two are sides"
+                )
         return self
 
     @model_validator(mode="after")

@@ -122,7 +122,8 @@ def detect(
 def _prompts(loaded: LoadedModel, path: Path, kept: Sequence[str], limit: int) -> Rows:
     """The first of the kept training prompts, by id, encoded."""
     wanted = {*sorted(kept)[:limit]}
-    return [loaded.encode(prompt.text) for prompt in read_prompts(path) if prompt.id in wanted]
+    found = [prompt for prompt in read_prompts(path) if prompt.id in wanted]
+    return [loaded.encode(prompt.text, prompt.before) for prompt in found]
 
 
 def _pairs(loaded: LoadedModel, refusing: Path, complying: Path, limit: int) -> tuple[list[Told], list[Told]]:

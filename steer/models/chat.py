@@ -50,15 +50,20 @@ def is_harmony(tokenizer: Any) -> bool:
     return CHANNEL in str(tokenizer.chat_template)
 
 
-def render(name: str, tokenizer: Any, chat: Chat, text: str) -> str:
+def render(name: str, tokenizer: Any, chat: Chat, text: str, before: Sequence[str] = ()) -> str:
     """One prompt in the model's own chat template, up to where its reply begins.
 
-    In a format of channels, a model that is not to think has its `final` channel opened.
+    In a format of channels, a model that is not to think has its `final` channel opened. `before` are earlier
+    turns, of the user and of the assistant by turns.
 
     Raises:
         SteerError: the template rejects the turns, as some do with a system prompt; `name` names the model.
     """
-    return render_turns(name, tokenizer, chat, [{"role": "user", "content": text}])
+    turns = [
+        {"role": "assistant" if place % 2 else "user", "content": said}
+        for place, said in enumerate([*before, text])
+    ]
+    return render_turns(name, tokenizer, chat, turns)
 
 
 def render_turns(
@@ -117,9 +122,9 @@ def fold_system(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
 
-def encode(name: str, tokenizer: Any, chat: Chat, text: str) -> list[int]:
+def encode(name: str, tokenizer: Any, chat: Chat, text: str, before: Sequence[str] = ()) -> list[int]:
     """Token ids of a rendered prompt; the template has written the special tokens, so none is added."""
-    return list(tokenizer.encode(render(name, tokenizer, chat, text), add_special_tokens=False))
+    return list(tokenizer.encode(render(name, tokenizer, chat, text, before), add_special_tokens=False))
 
 
 def check_chat(name: str, tokenizer: Any, chat: Chat) -> None:

@@ -87,21 +87,25 @@ class LoadedModel:
         """Experts chosen per token; 0 in a dense model."""
         return self.sites.rule.top_k if self.sites.rule else 0
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, before: Sequence[str] = ()) -> list[int]:
         """Token ids of one prompt in the model's own chat template, ready for a reply.
+
+        Args:
+            text: the user's turn.
+            before: earlier turns, of the user and of the assistant by turns.
 
         Raises:
             SteerError: the template rejects the turns, as some do with a system prompt.
         """
-        return chat.encode(self.name, self.tokenizer, self.chat, text)
+        return chat.encode(self.name, self.tokenizer, self.chat, text, before)
 
-    def render(self, text: str) -> str:
+    def render(self, text: str, before: Sequence[str] = ()) -> str:
         """One prompt in the model's own chat template, as the text that `encode` splits into tokens.
 
         Raises:
             SteerError: see `encode`.
         """
-        return chat.render(self.name, self.tokenizer, self.chat, text)
+        return chat.render(self.name, self.tokenizer, self.chat, text, before)
 
     def batch(self, rows: Sequence[Sequence[int]]) -> Batch:
         """Pad token ids on the left, with positions that count from each row's first real token."""

@@ -41,10 +41,12 @@ class Marked:
 def mark(loaded: LoadedModel, prompt: Prompt, positions: int) -> Marked:
     """Tokens of a prompt of a set, with the tokens to count: its target, or the last `positions`.
 
+    Of a reply that stands `beside` another only as many of its first tokens are counted as both have.
+
     Raises:
         SteerError: the target is not to be found among the tokens (the prompt and its pair are named).
     """
-    ids = loaded.encode(prompt.text)
+    ids = loaded.encode(prompt.text, prompt.before)
     if not prompt.target:
         return Marked(tuple(ids), len(ids), (max(0, len(ids) - positions), len(ids)))
     if prompt.target_in == "prompt":
@@ -53,12 +55,13 @@ def mark(loaded: LoadedModel, prompt: Prompt, positions: int) -> Marked:
     said = loaded.tokenizer.decode(reply, clean_up_tokenization_spaces=False)
     if said.strip() != prompt.target.strip():
         raise _lost(prompt, "its tokens read as another text, so the target can't be found in them")
-    return Marked((*ids, *reply), len(ids), (len(ids), len(ids) + len(reply)))
+    beside = loaded.tokenizer.encode(prompt.beside, add_special_tokens=False) if prompt.beside else reply
+    return Marked((*ids, *reply), len(ids), (len(ids), len(ids) + min(len(reply), len(beside))))
 
 
 def _inside(loaded: LoadedModel, prompt: Prompt, ids: Sequence[int]) -> tuple[int, int]:
     """Tokens of the last place where the target stands in the prompt, from their characters."""
-    text = loaded.render(prompt.text)
+    text = loaded.render(prompt.text, prompt.before)
     encoded = loaded.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if list(encoded["input_ids"]) != list(ids):
         raise _lost(prompt, "the tokenizer doesn't tell which characters its tokens stand for")

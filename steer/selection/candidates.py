@@ -106,7 +106,7 @@ def val_prompts(loaded: LoadedModel, path: Path, limit: int | None = None) -> li
     rows = sorted((row for row in read_prompts(path) if row.split == "val"), key=lambda row: row.id)
     if not rows:
         raise SteerError(str(path), "has no `val` prompts, so nothing can be chosen", "set `val` of this set")
-    return [Question(row.id, row.text, loaded.encode(row.text)) for row in rows[:limit]]
+    return [Question(row.id, row.text, loaded.encode(row.text, row.before)) for row in rows[:limit]]
 
 
 Values = Float[Tensor, " batch"]

@@ -108,7 +108,7 @@ def _answer(
     loaded: LoadedModel, prompts: Sequence[Prompt], arm: Arm, batch_size: int, max_new_tokens: int
 ) -> list[str]:
     """Replies in the order of the prompts."""
-    encoded = [loaded.encode(prompt.text) for prompt in prompts]
+    encoded = [loaded.encode(prompt.text, prompt.before) for prompt in prompts]
     replies = [""] * len(prompts)
     for batch in by_length([len(ids) for ids in encoded], [prompt.id for prompt in prompts], batch_size):
         made = generate(loaded, [encoded[at] for at in batch], [arm] * len(batch), max_new_tokens)

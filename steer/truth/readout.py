@@ -32,7 +32,7 @@ def readout_direction(
     """
     if loaded.sites.moe_layers[-1:] != (len(loaded.sites.layers) - 1,):
         raise ValueError("the last layer has no experts")
-    rows = [loaded.encode(prompt.text) for prompt in prompts]
+    rows = [loaded.encode(prompt.text, prompt.before) for prompt in prompts]
     total = torch.zeros(loaded.hidden_size, dtype=torch.float64)
     for batch in by_length([len(row) for row in rows], [prompt.id for prompt in prompts], batch_size):
         seen = watch(

@@ -14,6 +14,7 @@ from tests.figure_inputs import MODEL, config
 
 NONE = {"operation": "none"}
 # What is laid over a valid configuration, and what the error must say.
+PAIR = {"source": "grammar", "label": "harmful", "train": 1}
 BAD = {
     "unknown key at the top": ({"sed": 1}, "unknown key `sed`; did you mean `seed`?"),
     "unknown key in a section": (
@@ -43,6 +44,19 @@ BAD = {
     "key like no other": ({"zzz": 1}, "unknown key `zzz`; known: `activations`"),
     "missing key": ({"sets": {"new": {"label": "harmful"}}}, "missing key `sets.new.source`"),
     "missing key of an arm": ({"arms": {"new": {}}}, "missing key `arms.new.operation`"),
+    "a side of pairs that the other side knows nothing of": (
+        {
+            "sets": {
+                "refusing": {**PAIR, "target": "refusal", "equal_tokens": "complying"},
+                "complying": {**PAIR, "target": "compliance"},
+            }
+        },
+        "`sets.complying.equal_tokens` must be `refusing`: the two are sides",
+    ),
+    "equal counts of prompts": (
+        {"sets": {"harmful": {"equal_tokens": "harmless"}}},
+        "`equal_tokens` is for sets that are counted on replies",
+    ),
     "missing kind": ({"judges": {"new": {}}}, "missing key `judges.new.kind`"),
     "unknown kind": (
         {"judges": {"new": {"kind": "gramar"}}},

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,11 +8,14 @@ import pytest
 
 from steer.artifacts.files import write_jsonl
 from steer.artifacts.prompts import Prompt, read_prompts
-from steer.config import SetSettings
+from steer.config import OverlapSettings, SetSettings
 from steer.errors import SteerError
 from steer.grammar.sets import prompt_id
-from steer.pairs import refusals_of
+from steer.models.loading import LoadedModel
+from steer.models.spans import mark
+from steer.pairs import TURNS, refusals_of
 from steer.prompts import write_prompts
+from steer.sources import Source
 
 GRAMMAR, SOURCES = Path("data/grammar"), Path("data/sources.tsv")
 QUESTIONS = [f"Where does river number {number} end?" for number in range(12)]
@@ -79,6 +84,111 @@ def test_a_question_stands_with_its_document_and_without(tmp_path: Path) -> None
         assert with_it.target_in == without.target_in == "prompt"
 
 
+def test_both_sides_keep_the_same_questions_where_a_source_asks_one_over_several_documents(
+    tmp_path: Path,
+) -> None:
+    cells = [
+        f"{question}\tD{place} {number}" for place, question in enumerate(QUESTIONS) for number in (1, 2)
+    ]
+    raw, table = tmp_path / "asked", tmp_path / "sources.tsv"
+    raw.write_text("\n".join(["question\tpassage", *cells]) + "\n")
+    known = {"name": "asked", "kind": "prompts", "origin": "here", "location": "asked", "licence": "unknown"}
+    known |= {"format": "tsv", "columns": "question passage", "text": "question", "document": "passage"}
+    row = dict.fromkeys(Source.model_fields, "") | known | {"gated": "no", "about": "of a test"}
+    table.write_text("\n".join("\t".join(part) for part in (row.keys(), row.values())) + "\n")
+    sides = []
+    for side in ("with", "without"):
+        settings = SetSettings(
+            source="asked", label="harmless", target="prompt", document=side, train=6, test=3
+        )
+        out = tmp_path / f"{side}.jsonl"
+        # Compared with test prompts as well: what is left out must not depend on the document.
+        write_prompts(side, settings, 0, GRAMMAR, table, raw, out, overlap=OverlapSettings(threshold=0.99))
+        sides.append(read_prompts(out))
+    assert [(row.pair, row.target, row.split) for row in sides[0]] == [
+        (row.pair, row.target, row.split) for row in sides[1]
+    ]
+    assert len({row.target for row in sides[0]}) == 9
+
+
+def test_both_replies_are_counted_to_the_length_of_the_shorter_one(
+    tmp_path: Path, tiny: Callable[[str], LoadedModel]
+) -> None:
+    sides = {}
+    for name, other in (("refusing", "complying"), ("complying", "refusing")):
+        target = {"refusing": "refusal", "complying": "compliance"}
+        settings = SetSettings(
+            source="grammar", label="harmful", target=target[name], equal_tokens=other, train=8
+        )
+        beside = settings.model_copy(update={"target": target[other], "equal_tokens": name}), None
+        out = tmp_path / f"{name}.jsonl"
+        write_prompts(name, settings, 0, GRAMMAR, SOURCES, None, out, beside=beside)
+        sides[name] = {row.pair: row for row in read_prompts(out)}
+    loaded = tiny("olmoe")
+    assert sides["refusing"].keys() == sides["complying"].keys()
+    for pair, refusing in sides["refusing"].items():
+        complying = sides["complying"][pair]
+        assert (refusing.beside, complying.beside) == (complying.target, refusing.target)
+        lengths = [
+            len(loaded.tokenizer.encode(text, add_special_tokens=False))
+            for text in (refusing.target, complying.target)
+        ]
+        for row, length in zip((refusing, complying), lengths, strict=True):
+            marked, plain = mark(loaded, row, 5), mark(loaded, replace(row, beside=""), 5)
+            assert plain.tokens == length
+            # The same text is read; fewer of its first tokens are counted.
+            assert (marked.ids, marked.counted[0]) == (plain.ids, plain.counted[0])
+            assert marked.tokens == min(lengths)
+
+
+def test_the_other_side_of_a_users_own_pairs_is_found_by_the_pair(tmp_path: Path) -> None:
+    raws = []
+    for side, rows in enumerate((ANSWERS, ANSWERS[1:])):
+        raws.append(tmp_path / f"{side}.jsonl")
+        told = [
+            {"text": row["text"], "pair": row["text"], "target": f"{row['reply']} {side}"} for row in rows
+        ]
+        write_jsonl(raws[-1], told)
+    settings, other = (
+        SetSettings(source=str(raw), label="harmful", target="reply", equal_tokens="other", train=12)
+        for raw in raws
+    )
+    out = tmp_path / "set.jsonl"
+    with pytest.raises(SteerError, match="is not in `other`"):
+        write_prompts("set", settings, 0, GRAMMAR, SOURCES, raws[0], out, beside=(other, raws[1]))
+    with pytest.raises(SteerError, match="the other side of its pairs, is not given"):
+        write_prompts("set", settings, 0, GRAMMAR, SOURCES, raws[0], out)
+    fewer = other.model_copy(update={"train": 5})
+    write_prompts("set", fewer, 0, GRAMMAR, SOURCES, raws[1], out, beside=(settings, raws[0]))
+    assert all(row.beside == f"{row.target[:-1]}0" for row in read_prompts(out))
+
+
+def test_earlier_turns_stand_ahead_of_the_prompt(tmp_path: Path, tiny: Callable[[str], LoadedModel]) -> None:
+    said = ["Hello.", "Good day.", "Where does it end?", "At sea."]
+    rows = [
+        {
+            "messages": [
+                {"role": TURNS[place % 2], "content": f"{text} {number}"} for place, text in enumerate(said)
+            ]
+        }
+        for number in range(3)
+    ]
+    loaded = tiny("olmoe")
+    for number, row in enumerate(
+        sorted(_write(tmp_path, rows, target="reply", train=3), key=lambda r: r.text)
+    ):
+        told = [f"{text} {number}" for text in said]
+        assert (list(row.before), row.text, row.target) == (told[:2], told[2], told[3])
+        turns = [{"role": TURNS[place % 2], "content": text} for place, text in enumerate(told[:3])]
+        text = loaded.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        marked = mark(loaded, row, 5)
+        assert loaded.tokenizer.decode(marked.ids[: marked.prompt]) == text
+        assert loaded.tokenizer.decode(marked.ids[marked.prompt :]) == told[3]
+    # The same last turn behind another conversation is another prompt, and another pair.
+    other = [{"messages": [{**rows[0]["messages"][0], "content": "Well."}, *rows[0]["messages"][1:]]}]
+    assert len({row.pair for row in _write(tmp_path, [rows[0], *other], target="reply", train=2)}) == 2
+
+
 def test_messages_are_a_prompt_and_its_reply(tmp_path: Path) -> None:
     rows = [
         {
@@ -102,6 +212,16 @@ def test_messages_are_a_prompt_and_its_reply(tmp_path: Path) -> None:
         ({"messages": [{"role": "system", "content": "x"}]}, {}, "has messages of system"),
         ({"messages": "Where?"}, {}, "has messages of no role"),
         ({"messages": [{"role": "user", "content": " "}]}, {}, "has no text"),
+        (
+            {"messages": [{"role": "user", "content": "A"}, {"role": "user", "content": "B"}]},
+            {},
+            "has messages of user, user",
+        ),
+        (
+            {"messages": [{"role": role, "content": " "} for role in ("user", "assistant", "user")]},
+            {},
+            "has no text in message 1",
+        ),
         ({"messages": [{"role": "user", "content": "Where?"}]}, {"target": "reply"}, "has no `target`"),
         (
             {"text": "Where?", "target": "a\x00b", "pair": "1"},

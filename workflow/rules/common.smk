@@ -171,6 +171,12 @@ def get_raw_prompts(wildcards):
     return raw_prompts(wildcards.set)
 
 
+def get_beside(wildcards):
+    """The file of the other side of a set's pairs, where both sides are cut to equal counts."""
+    other = settings.sets[wildcards.set].equal_tokens
+    return raw_prompts(other) if other else []
+
+
 def get_attack(wildcards):
     """The file of the attack that a prompt set is put under, then those that fill its gaps."""
     name = settings.sets[wildcards.set].attack

@@ -12,6 +12,7 @@ rule prompts:
         grammar=get_grammar,
         others=get_compared,
         attack=get_attack,
+        beside=get_beside,
         refusals=lambda wildcards: settings.sets[wildcards.set].refused_by or [],
     output:
         prompts="<results>/prompts/{set}.jsonl",
@@ -31,6 +32,9 @@ rule prompts:
         attack=lambda wildcards, input: (
             ["--attack", input.attack[0]] if input.attack else []
         ),
+        beside=lambda wildcards, input: (
+            ["--beside", input.beside] if input.beside else []
+        ),
         trigger=trigger("prompts", "set"),
     message:
         "Making the prompt set {wildcards.set}"
@@ -41,6 +45,7 @@ rule prompts:
         " {params.raw:q}"
         " {params.others:q}"
         " {params.attack:q}"
+        " {params.beside:q}"
         " --out {output.prompts:q} > {log:q} 2>&1"
 
 
