@@ -1,5 +1,7 @@
 """The studies of real models: what was published stands in them."""
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,18 @@ def test_the_plan_of_steermoe_can_be_checked_by_hand(
     row = next(line.split() for line in olmoe.splitlines() if line.startswith("  generation"))
     assert row[3:5] == [f"{2 * 50 * replies:,}", f"{512 * replies:,}"]
     assert "4 of a100-80gb" in said.split("## ")[6]
+
+
+def test_no_command_that_is_told_gives_its_target_away_as_a_configuration() -> None:
+    told = [ROOT / "README.md", *(ROOT / "workflow" / "studies").glob("*.yaml")]
+    commands = [
+        match[1].split()
+        for path in told
+        for match in re.finditer(r"(snakemake [^`\n#\\]*--configfile[^`\n#\\]*)", path.read_text())
+    ]
+    assert len(commands) >= 8
+    for words in commands:
+        # `--configfile` takes every word up to the next flag.
+        behind = words[words.index("--configfile") + 1 :]
+        files = [*itertools.takewhile(lambda word: not word.startswith("-"), behind)]
+        assert all(file.endswith(".yaml") for file in files), " ".join(words)
