@@ -67,6 +67,10 @@ STAGES = {
     "arms": Stage("steer.selection.arms", ("arms",)),
     "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
     "judging": Stage("steer.judging", ("judges.{judge}",)),
+    "perplexity": Stage(
+        "steer.perplexity",
+        ("models.{model}", "perplexity", "scores.confidence", "scores.resamples", "seed"),
+    ),
     "capability": Stage(
         "steer.capability.running",
         ("models.{model}", "capability", "scores.confidence", "scores.resamples", "seed"),

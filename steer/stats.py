@@ -94,6 +94,28 @@ def paired_difference(
     return Interval(float(differences.mean()), *_percentiles(drawn @ values / n, confidence))
 
 
+def pooled_mean(
+    totals: Float[np.ndarray, " item"],
+    weights: Float[np.ndarray, " item"],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Sum of `totals` over sum of `weights`, with a percentile bootstrap interval over items.
+
+    Efron and Tibshirani (1993), section 13.3, for a ratio of sums: an item keeps its total and its weight.
+
+    Returns:
+        The interval; `UNDEFINED` without items.
+    """
+    n = len(totals)
+    if n == 0:
+        return UNDEFINED
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+    estimate = float(totals.sum() / weights.sum())
+    return Interval(estimate, *_percentiles((drawn @ totals) / (drawn @ weights), confidence))
+
+
 def mcnemar(treated: Bool[np.ndarray, " prompt"], control: Bool[np.ndarray, " prompt"]) -> float:
     """Exact two-sided p-value of McNemar's test (1947) on paired yes/no outcomes.
 

@@ -10,7 +10,7 @@ _PATHS = (
     *("--out", "--raw", "--checkpoint", "--facts", "--prompts", "--directions", "--harmful", "--harmless"),
     *("--selection", "--generation", "--agreement", "--categories", "--record", "--file", "--experts"),
     *("--recognise", "--control", "--ranking", "--published", "--attack", "--beside", "--scorecard"),
-    "--questions",
+    *("--questions", "--texts"),
 )
 _PATH_LISTS = (
     "--others",
@@ -24,6 +24,7 @@ _PATH_LISTS = (
     "--truths",
     "--pairs",
     "--scores",
+    "--replies",
 )
 
 

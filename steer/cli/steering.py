@@ -9,6 +9,7 @@ from steer.cli.command import GRAMMAR, Command, on_engine
 if TYPE_CHECKING:
     from steer.config import Config, ModelSettings
     from steer.judges.verdicts import Judge
+    from steer.rates import Method
 
     # What every method of selection is given: facts, directions, both prompt sets, output, model.
     Common = tuple[Path, Path, Path, Path, Path, ModelSettings]
@@ -90,13 +91,26 @@ def _truth(config: "Config", args: argparse.Namespace) -> None:
     check_truth(args.facts, args.prompt_sets, args.activations, GRAMMAR, args.out, model, config.truth)
 
 
-def _capability(config: "Config", args: argparse.Namespace) -> None:
-    from steer.capability.running import measure
+def _perplexity(config: "Config", args: argparse.Namespace) -> None:
+    from steer.perplexity import measure
+
+    sets = {path.stem: path for path in args.prompt_sets}
+    replies = {path.stem: path for path in args.replies or []}
+    model, method = config.models[args.model], _method(config, config.scores.margin)
+    measure(args.facts, sets, replies, args.arms, args.out, args.texts, model, method)
+
+
+def _method(config: "Config", margin: float) -> "Method":
     from steer.rates import Method
 
-    scores, wanted = config.scores, config.capability
-    method = Method(scores.confidence, scores.resamples, config.seed, margin=wanted.margin)
-    model = config.models[args.model]
+    return Method(config.scores.confidence, config.scores.resamples, config.seed, margin=margin)
+
+
+def _capability(config: "Config", args: argparse.Namespace) -> None:
+    from steer.capability.running import measure
+
+    model, wanted = config.models[args.model], config.capability
+    method = _method(config, wanted.margin)
     measure(args.facts, args.arms, args.out, args.questions, model, wanted, method)
 
 
@@ -124,6 +138,12 @@ COMMANDS = {
         _generation,
         ("--model", "--facts", "--prompts", "--arms", "--out"),
         ("--shard", "--shards"),
+    ),
+    "perplexity": Command(
+        "read harmless replies under every arm",
+        _perplexity,
+        ("--model", "--facts", "--prompt-sets", "--arms", "--out", "--texts"),
+        ("--replies",),
     ),
     "capability": Command(
         "run tasks of lm-evaluation-harness under every arm",

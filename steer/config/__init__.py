@@ -15,7 +15,7 @@ from steer.config.arms import (
     parse_arm,
 )
 from steer.config.base import Name, Scope, Settings, Share, Split
-from steer.config.capability import CapabilitySettings, TaskSettings
+from steer.config.capability import CapabilitySettings, PerplexitySettings, TaskSettings
 from steer.config.files import load, merge, pick
 from steer.config.models import ModelSettings
 from steer.config.parsing import parse
@@ -69,6 +69,7 @@ __all__ = [
     "Name",
     "OverlapSettings",
     "PairingSettings",
+    "PerplexitySettings",
     "ReplayArm",
     "ReportSettings",
     "ReproductionSettings",

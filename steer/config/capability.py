@@ -34,6 +34,16 @@ PRESETS: dict[Preset, dict[str, TaskSettings]] = {
 """Tasks by the name of what uses them."""
 
 
+class PerplexitySettings(Settings):
+    """Harmless replies that every arm reads as its own; see `steer.perplexity`."""
+
+    sets: tuple[Name, ...] = Field(
+        (),
+        description="Sets whose `test` rows are read: with their targets, or with the unsteered model's"
+        " replies to them; none measures nothing.",
+    )
+
+
 class CapabilitySettings(Settings):
     """Tasks of lm-evaluation-harness, run by the steered model in its own chat template."""
 

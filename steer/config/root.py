@@ -9,7 +9,7 @@ from steer.config.agreement import AgreementSettings, LabelledSettings
 from steer.config.arms import ArmSettings
 from steer.config.arms_fit import check_arms, like_of
 from steer.config.base import Name, Settings
-from steer.config.capability import CapabilitySettings
+from steer.config.capability import CapabilitySettings, PerplexitySettings
 from steer.config.models import ModelSettings
 from steer.config.names import known_names
 from steer.config.prompts import (
@@ -69,6 +69,9 @@ class Config(Settings):
     labelled: dict[Name, LabelledSettings] = Field({}, description="Replies whose truth is known, by name.")
     agreement: AgreementSettings = Field(AgreementSettings(), description="Measuring judges on them.")
     scores: ScoreSettings = Field(ScoreSettings(), description="Statistics.")
+    perplexity: PerplexitySettings = Field(
+        PerplexitySettings(), description="What steering does to the reading of harmless text."
+    )
     capability: CapabilitySettings = Field(
         CapabilitySettings(), description="What the steered model can still do."
     )
@@ -120,7 +123,7 @@ class Config(Settings):
         """Names of the sets that anything is made of; a study may leave others of the default unused."""
         upcycled = [model.upcycle for model in self.models.values() if model.upcycle]
         taught = [name for upcycle in upcycled for name in (*upcycle.refused, *upcycle.answered)]
-        return list(dict.fromkeys([*self.estimating, *self.generation.sets, *taught]))
+        return list(dict.fromkeys([*self.estimating, *self.generation.sets, *self.perplexity.sets, *taught]))
 
     @property
     def public_sources(self) -> list[str]:
@@ -133,6 +136,11 @@ class Config(Settings):
         turns = [model.system_source for model in self.models.values() if model.system_source]
         attacks = [one.attack for one in used if one.attack]
         return list(dict.fromkeys([*drawn, *dense, *turns, *attacks, *questions]))
+
+    @property
+    def read_back(self) -> list[str]:
+        """Names of the sets whose replies by the unsteered model are read under every arm."""
+        return [name for name in self.perplexity.sets if self.sets[name].target is None]
 
     @property
     def capable_arms(self) -> list[str]:
@@ -193,6 +201,12 @@ class Config(Settings):
                 raise ValueError(
                     f"`sets.{held.equal_tokens}.equal_tokens` must be `{name}`: the two are sides"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _text_is_there(self) -> "Config":
+        read = {f"perplexity.sets.{at}": name for at, name in enumerate(self.perplexity.sets)}
+        known_names("set", read, self.sets)
         return self
 
     @model_validator(mode="after")

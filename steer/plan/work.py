@@ -43,6 +43,7 @@ UNPLANNED = {
     "judge": "trains the embedded judge: a minute of one core",
     "arms": "writes files, and loads no model",
     "judging": "asks judges, whose calls are counted above",
+    "perplexity": "reads the `test` rows of its sets once under every arm: a small part of generation",
     "agreement": "asks judges about labelled replies, whose calls are counted above",
 }
 """Rules that run some model and have no row in the table of a model under study, and why."""

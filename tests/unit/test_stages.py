@@ -36,7 +36,7 @@ MODEL = {
     "strength",
     "generation",
 }
-MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capability"}
+MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capability", "perplexity"}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capabili
             {"seed": 1},
             {
                 *("agreement", "correction", "prompts", "routing", "detection", "scores", "fluency"),
-                "capability",
+                *("capability", "perplexity"),
             },
         ),
         ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),
@@ -86,7 +86,7 @@ MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capabili
         ({"agreement": {"correct_by": "general"}}, {"correction"}),
         (
             {"scores": {"confidence": 0.9}},
-            {"agreement", "correction", "fluency", "scores", "reproduction", "capability"},
+            {"agreement", "correction", "fluency", "scores", "reproduction", "capability", "perplexity"},
         ),
         ({"capability": {"tasks": {"more": {"limit": 9}}}}, {"capability"}),
         ({"reproduction": {"stand_in": "routed"}}, {"reproduction"}),

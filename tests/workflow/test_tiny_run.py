@@ -30,6 +30,7 @@ SCORED = {"scores": 1, "correction": 1, "figure_agreement": 1, **BESIDE, **BY_SC
 ANSWERED = {
     "generation": len(SETS),
     "judging": len(SETS) * len(TINY.judges),
+    "perplexity": 1,
     "figure_samples": 1,
     **SCORED,
 }
@@ -88,6 +89,9 @@ def test_every_figure_and_table_is_made(finished: Project) -> None:
     assert {(row["arm"], row["task"], row["n"]) for row in able} == {
         (arm, "restates", "4") for arm in TINY.capable_arms
     }
+    read = _table(finished, "organism/perplexity.csv")
+    assert [row["arm"] for row in read] == ARMS
+    assert all(float(row["ratio_low"]) <= float(row["ratio"]) for row in read if row["ratio"])
     corrected = _table(finished, "organism/corrected.csv")
     assert {row["judge"] for row in corrected} == {*TINY.measured_judges}
     for judge in TINY.measured_judges:
@@ -181,7 +185,7 @@ def test_a_finished_run_plans_nothing(finished: Project) -> None:
     ("setting", "expected"),
     [
         ("report={replies: full}", {"figure_samples": 1}),
-        ("scores={confidence: 0.9}", {"capability": 1, **SCORED, **HELD, **BY_CONFIDENCE}),
+        ("scores={confidence: 0.9}", {"capability": 1, "perplexity": 1, **SCORED, **HELD, **BY_CONFIDENCE}),
         ("generation={max_new_tokens: 6}", ANSWERED),
         ("judges={more: {kind: phrases, match: at_start}}", {"agreement": 1, **JUDGED, **SCORED}),
         # Nothing is to be chosen for it.
@@ -230,7 +234,7 @@ def test_a_comment_rebuilds_nothing(finished: Project) -> None:
 
 def test_changed_data_rebuilds_what_is_made_from_it_and_nothing_else(finished: Project) -> None:
     drawn = {"figure_samples": 1, "figure_projections": 1}
-    everyday = {"activations": 1, "generation": 1, "judging": len(TINY.judges), **drawn}
+    everyday = {"activations": 1, "generation": 1, "perplexity": 1, "judging": len(TINY.judges), **drawn}
     with finished.extended("data/prompts/everyday.jsonl", json.dumps({"text": "What is a kite?"})):
         assert finished.plan() == {"prompts": 1, "overlap": 1, **everyday, **SCORED}
     with finished.extended("data/grammar/contexts.txt", "in a hurry\n"):

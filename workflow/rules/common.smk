@@ -351,9 +351,16 @@ def get_agreement(wildcards):
 
 
 def get_capability(wildcards):
-    """The scores of every model on tasks, where there are some."""
-    measured = settings.models if settings.capable_arms else []
-    return [f"{settings.results}/{name}/capability.csv" for name in measured]
+    """The scores of every model on tasks and on harmless text, where there are some."""
+    measured = {
+        "capability": settings.capable_arms,
+        "perplexity": settings.perplexity.sets,
+    }
+    return [
+        f"{settings.results}/{name}/{table}.csv"
+        for table, wanted in measured.items()
+        for name in (settings.models if wanted else [])
+    ]
 
 
 def get_tasks():
