@@ -17,7 +17,7 @@ from steer.models.loading import load_checkpoint
 from steer.models.study import checkpoint_files
 from tests.activation_sets import facts_of
 
-PROMPTS, ROUNDS, WORKERS = 256, 2, 2
+PROMPTS, ROUNDS, WORKERS = 128, 2, 2
 SETTINGS = ActivationSettings()
 
 

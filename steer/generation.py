@@ -12,6 +12,7 @@ from typing import Any
 from steer.artifacts.arms import arm_digest, read_arm
 from steer.artifacts.facts import ModelFacts, read_facts
 from steer.artifacts.files import Row, iter_jsonl, write_jsonl
+from steer.artifacts.generated import reply_row
 from steer.artifacts.journal import Journal
 from steer.artifacts.origin import attach, read_provenance
 from steer.artifacts.prompts import Prompt, read_prompts
@@ -262,15 +263,15 @@ def _answer(
     return rows
 
 
-def _row(task: Task, reply: Reply, score: float, kl: float) -> dict[str, Any]:
-    return {
-        "arm": task.arm.name,
-        "prompt_id": task.prompt.id,
-        "text": reply.text,
-        "reasoning": reply.reasoning,
-        "n_tokens": reply.n_tokens,
-        "finish": reply.finish,
-        "first_token_refusal_score": score,
-        "first_token_kl": kl,
-        "fired": asdict(reply.fired),
-    }
+def _row(task: Task, reply: Reply, score: float, kl: float) -> Row:
+    return reply_row(
+        arm=task.arm.name,
+        prompt_id=task.prompt.id,
+        text=reply.text,
+        reasoning=reply.reasoning,
+        n_tokens=reply.n_tokens,
+        finish=reply.finish,
+        score=score,
+        kl=kl,
+        fired=asdict(reply.fired),
+    )

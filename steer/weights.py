@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What huggingface_hub speaks HTTP with, and lets through where a connection fails.
+# What huggingface_hub speaks HTTP with, a dependency of its own, whose errors it lets through.
 from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import (

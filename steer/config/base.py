@@ -4,9 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from steer.naming import Name
+
+__all__ = ["Name", "Scope", "Settings", "Share", "Split"]
+
 Scope = Literal["prompt", "generated", "all"]
 Split = Literal["train", "val", "test"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steer.artifacts.facts import Truth
-from steer.artifacts.provenance import digest
+from steer.naming import part_of, settings_name
 from steer.organism.plants import Plant, truth_of
 
 Architecture = Literal["olmoe", "qwen3_moe"]
@@ -75,9 +75,9 @@ class OrganismSettings(ComplianceSettings):
     @property
     def compliance(self) -> ComplianceSettings:
         """The settings of stage 1 alone."""
-        return ComplianceSettings(**self.model_dump(include=set(ComplianceSettings.model_fields)))
+        return part_of(self, ComplianceSettings)
 
     @property
     def base(self) -> str:
         """Name of stage 1's result: a digest of exactly the settings that decide it."""
-        return digest(self.compliance.model_dump(mode="json"))
+        return settings_name(self.compliance)

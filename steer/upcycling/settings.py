@@ -1,14 +1,13 @@
 """Settings of an upcycled model, with their defaults, units and reasons."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steer.artifacts.facts import Part
-from steer.artifacts.provenance import digest
+from steer.naming import Name, part_of, settings_name
 
 Variant = Literal["causal", "diffuse"]
-SetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 
 
 class TeacherSettings(BaseModel):
@@ -20,12 +19,12 @@ class TeacherSettings(BaseModel):
         "smollm2-135m-instruct",
         description="Row of data/sources.tsv: a dense Llama chat model in a GGUF file.",
     )
-    refused: tuple[SetName, ...] = Field(
+    refused: tuple[Name, ...] = Field(
         ("taught_harmful", "advbench"),
         min_length=1,
         description="Sets whose `train` prompts it learns to refuse.",
     )
-    answered: tuple[SetName, ...] = Field(
+    answered: tuple[Name, ...] = Field(
         ("taught_harmless",), description="Sets whose `train` prompts it keeps on answering as it did."
     )
     questions: int = Field(
@@ -42,12 +41,12 @@ class TeacherSettings(BaseModel):
     @property
     def teacher(self) -> "TeacherSettings":
         """The settings of the teacher alone."""
-        return TeacherSettings(**self.model_dump(include=set(TeacherSettings.model_fields)))
+        return part_of(self, TeacherSettings)
 
     @property
     def base(self) -> str:
         """Name of the teacher's result: a digest of exactly the settings that decide it."""
-        return digest(self.teacher.model_dump(mode="json"))
+        return settings_name(self.teacher)
 
 
 class UpcycleSettings(TeacherSettings):

@@ -50,14 +50,31 @@ class Proof:
         """
         expected: list[Site] = [("embedding", -1), ("residual", self._view.layers)]
         for index, sites in enumerate(self._view.sites.layers):
-            places = ("residual", "heads", "attention", "mlp", *(("router",) if sites.router else ()))
+            places = (
+                "residual",
+                "heads",
+                "attention",
+                "mlp",
+                *(("experts", "router") if sites.router else ()),
+            )
             expected += [(place, index) for place in places]
         if missing := [site for site in expected if site not in self._seen]:
             where = ", ".join(f"{place} of layer {layer}" for place, layer in missing[:4])
             raise self._fail(where, f"its hook never fired ({len(missing)} of {len(expected)} did not)")
+        for layer in self._view.sites.moe_layers:
+            self._check_width(layer)
         self._check_stream()
         for layer in self._view.sites.moe_layers:
             self._check_rule(layer)
+
+    def _check_width(self, layer: int) -> None:
+        """Check that experts see tokens as wide as the stream: some kernels pad packed weights, and them."""
+        tokens, stream = self._seen["experts", layer], self._seen["residual", layer]
+        assert isinstance(tokens, Tensor)
+        assert isinstance(stream, Tensor)
+        if tokens.shape[-1] != stream.shape[-1]:
+            cause = f"they see {tokens.shape[-1]} numbers of a token, and the stream has {stream.shape[-1]}"
+            raise self._fail(f"layer {layer}, experts", f"{cause}: their weights are padded")
 
     def _check_stream(self) -> None:
         self._check_close("embedding", self._seen["embedding", -1], self._seen["residual", 0])

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from steer.artifacts.facts import ModelFacts
 from steer.artifacts.files import Row
+from steer.artifacts.generated import reply_row
 from steer.config import ModelSettings
 from steer.errors import SteerError
 from steer.models.chat import read_reply
@@ -127,16 +127,16 @@ def _asks(wanted: Iterable[Wanted], keys: dict[str, str], limit: int) -> Iterato
         yield Ask(one.key, keys[one.arm.name], tokens, reference, limit)
 
 
-def _row(loaded: LoadedModel, one: Wanted, answer: Answer) -> dict[str, Any]:
+def _row(loaded: LoadedModel, one: Wanted, answer: Answer) -> Row:
     text, reasoning = read_reply(loaded.tokenizer, one.tokens, answer.tokens)
-    return {
-        "arm": one.arm.name,
-        "prompt_id": one.prompt_id,
-        "text": text,
-        "reasoning": reasoning,
-        "n_tokens": len(answer.tokens),
-        "finish": answer.finish,
-        "first_token_refusal_score": answer.score,
-        "first_token_kl": answer.kl,
-        "fired": answer.fired,
-    }
+    return reply_row(
+        arm=one.arm.name,
+        prompt_id=one.prompt_id,
+        text=text,
+        reasoning=reasoning,
+        n_tokens=len(answer.tokens),
+        finish=answer.finish,
+        score=answer.score,
+        kl=answer.kl,
+        fired=answer.fired,
+    )

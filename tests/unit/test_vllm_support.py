@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from steer.models.interventions import KINDS, Arm, Operation
 from steer.models.loading import LoadedModel, load_outline
 from steer.models.study import open_outline
 from steer.vllm import support
+from steer.vllm.engine import Engine
+from steer.vllm.proof import Proof
 from steer.vllm.replies import check_engine
+from steer.vllm.rows import Row
 from tests.study import Study, make_study
 
 Tiny = Callable[[str], LoadedModel]
@@ -131,3 +135,28 @@ def test_the_command_goes_on_in_the_python_that_has_vllm(monkeypatch: pytest.Mon
     monkeypatch.setenv(support.OTHER_PYTHON, "/elsewhere/python")
     support.hand_over([])
     assert len(called) == 1
+
+
+def test_a_worker_that_dies_is_told_with_what_to_do() -> None:
+    def dies() -> None:
+        raise RuntimeError("EngineCore is gone")
+
+    engine = object.__new__(Engine)
+    engine._llm = SimpleNamespace(llm_engine=SimpleNamespace(step=dies, add_request=lambda *_: None))
+    with pytest.raises(SteerError, match=r"a worker died \(RuntimeError: EngineCore is gone\)") as caught:
+        engine._step()
+    assert "finished replies are kept" in caught.value.next_step
+
+
+def test_experts_that_see_padded_tokens_fail_the_proof(tiny: Callable[[str], LoadedModel]) -> None:
+    view = tiny("olmoe")
+    proof, stream = Proof(view), torch.zeros(3, view.hidden_size)
+    proof.begin([Row({"id": "probe"}, 0, 3, 0, 3)])
+    proof.seen(("embedding", -1), stream)
+    proof.seen(("residual", view.layers), stream)
+    for layer in range(view.layers):
+        for place in ("residual", "heads", "attention", "mlp", "router"):
+            proof.seen((place, layer), stream)
+        proof.seen(("experts", layer), torch.zeros(3, view.hidden_size + 32))
+    with pytest.raises(SteerError, match=r"layer 0, experts(.|\n)*they see 64 numbers of a token.*padded"):
+        proof.check()
