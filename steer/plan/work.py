@@ -33,6 +33,8 @@ def all_work(study: Study) -> Iterator[Work]:
     yield generation(study)
     if config.capable_arms:
         yield capability(study)
+    if config.perplexity.sets:
+        yield perplexity(study)
 
 
 UNPLANNED = {
@@ -43,7 +45,6 @@ UNPLANNED = {
     "judge": "trains the embedded judge: a minute of one core",
     "arms": "writes files, and loads no model",
     "judging": "asks judges, whose calls are counted above",
-    "perplexity": "reads the `test` rows of its sets once under every arm: a small part of generation",
     "agreement": "asks judges about labelled replies, whose calls are counted above",
 }
 """Rules that run some model and have no row in the table of a model under study, and why."""
@@ -159,6 +160,18 @@ def generation(study: Study) -> Work:
         rows * settings.max_new_tokens,
         rows,
     )
+
+
+def perplexity(study: Study) -> Work:
+    """Every arm reads the `test` prompts of its sets with a reply: a target, or the unsteered model's own."""
+    tokens = passes = 0
+    for name in study.config.perplexity.sets:
+        number, own = study.prompts(name, "test"), study.config.sets[name].target is None
+        reply = study.config.generation.max_new_tokens if own else study.lengths.target
+        passes += study.batches(number)
+        tokens += number * (study.lengths.prompt + reply)
+    arms = len(_fitting(study))
+    return Work("perplexity", 1, arms * passes, arms * tokens)
 
 
 def _fitting(study: Study) -> list[str]:

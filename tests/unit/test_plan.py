@@ -294,6 +294,8 @@ STEERMOE_ROWS = {
     "rerouting": (1, 16 * 8 + 2 * 16 * 2 * 4, (16 * 64 + 2 * 16 * 2 * 32) * 64, 16 * 64 * 40),
     # 16 arms on 100, 100, 500, 60 and 100 prompts, each read steered and unsteered; replies of 512.
     "generation": (5, 2 * 16 * (13 + 13 + 63 + 8 + 13), 2 * 16 * 860 * 64, 16 * 860 * 512),
+    # 16 arms read the harmless prompts with the replies of the unsteered model.
+    "perplexity": (1, 16 * 13, 16 * 100 * (64 + 512), 0),
 }
 
 
