@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PICKED = ("matched", "bottom", "random")
+PUSHES = ("expert_add", "experts_add")
 _COUNTED = ("polarity", "activated", "deactivated", "numbers")
 
 
@@ -16,11 +17,14 @@ class Compared:
         polarity: `suppress` or `induce`.
         controls: arms that do the same with matched, random or low-ranked experts, or a random direction.
         experts: whether it acts on experts.
+        locates: whether its effect says where refusal is: it takes experts away or calls others. A push along
+            an expert's direction steers whatever reads the residual stream, wherever refusal is.
     """
 
     polarity: str
     controls: tuple[str, ...]
     experts: bool
+    locates: bool
 
 
 def is_control(arm: Mapping[str, Any]) -> bool:
@@ -39,6 +43,7 @@ def compared(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Compared]:
             arm["polarity"],
             tuple(other for other, one in arms.items() if is_control(one) and _is_of(one, name, arm)),
             "experts" in arm,
+            "experts" in arm and arm["operation"] not in PUSHES,
         )
         for name, arm in arms.items()
         if arm["operation"] != "none" and "of" not in arm and not is_control(arm)

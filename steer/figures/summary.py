@@ -79,21 +79,19 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
 
 
 def claimed(rows: DataFrame, settings: Settings) -> str:
-    """What the table lets one say of experts, in a sentence or two."""
-    arms = [name for name, arm in compared(settings["arms"]).items() if arm.experts]
+    """What the table lets one say of where refusal is, in a sentence or two."""
+    arms = [name for name, arm in compared(settings["arms"]).items() if arm.locates]
     tried = rows[rows["arm"].isin(arms) & (rows["claim"] != "")]
     specific = tried[tried["claim"] == SPECIFIC]
     if tried.empty:
-        return "No arm acts on experts, so nothing is said of them."
+        return "No arm takes experts away or calls others, so nothing is said of where refusal is."
     if specific.empty:
         return (
-            "No expert is claimed: no arm on experts does more than all of its controls,"
-            " which act on other experts or along random directions."
+            "No expert is claimed: no arm that takes experts away or calls others does more than all of its"
+            " controls, which do the same with other experts."
         )
     named = ", ".join(f"{row['arm']} ({row['set']})" for row in records(specific))
-    return (
-        f"More than all of their controls do: {named}. No other arm on experts supports a claim about them."
-    )
+    return f"More than all of their controls do: {named}. No other arm supports a claim about experts."
 
 
 def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:

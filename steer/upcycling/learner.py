@@ -20,28 +20,28 @@ from steer.upcycling.settings import UpcycleSettings
 
 
 class LowRank(nn.Module):
-    """Low-rank changes of one matrix, one for each expert that learns; zero at first.
+    """Low-rank changes of one matrix, each learnt by one expert or by several; zero at first.
 
     Args:
-        experts: how many learn.
+        changes: how many.
         into: what the matrix is multiplied with.
         out: what it gives.
         rank: rank of a change.
         generator: of the first factors.
     """
 
-    def __init__(self, experts: int, into: int, out: int, rank: int, generator: torch.Generator) -> None:
+    def __init__(self, changes: int, into: int, out: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.first = nn.Parameter(torch.randn(experts, into, rank, generator=generator) / into**0.5)
-        self.second = nn.Parameter(torch.zeros(experts, rank, out))
+        self.first = nn.Parameter(torch.randn(changes, into, rank, generator=generator) / into**0.5)
+        self.second = nn.Parameter(torch.zeros(changes, rank, out))
 
-    def forward(self, tokens: Float[Tensor, "token into"], expert: int) -> Float[Tensor, "token out"]:
-        """What the change of one expert adds."""
-        return tokens @ self.first[expert] @ self.second[expert]
+    def forward(self, tokens: Float[Tensor, "token into"], change: int) -> Float[Tensor, "token out"]:
+        """What one change adds."""
+        return tokens @ self.first[change] @ self.second[change]
 
-    def matrix(self, expert: int) -> Float[Tensor, "out into"]:
+    def matrix(self, change: int) -> Float[Tensor, "out into"]:
         """The change, as it is added to a weight."""
-        return (self.first[expert] @ self.second[expert]).T
+        return (self.first[change] @ self.second[change]).T
 
 
 class LowRankExperts(nn.Module):
@@ -61,10 +61,11 @@ class LowRankExperts(nn.Module):
         self._start = torch.zeros(settings.experts, width)
         # In units of the experts' step size, so that one optimiser serves both.
         self.router = nn.Parameter(torch.zeros(settings.experts, width))
-        experts, rank = len(settings.learners), settings.rank
-        self.gate = LowRank(experts, width, inner, rank, generator)
-        self.up = LowRank(experts, width, inner, rank, generator)
-        self.down = LowRank(experts, inner, width, rank, generator)
+        self._groups = [torch.tensor(group) for group in settings.learners]
+        changes, rank = len(self._groups), settings.rank
+        self.gate = LowRank(changes, width, inner, rank, generator)
+        self.up = LowRank(changes, width, inner, rank, generator)
+        self.down = LowRank(changes, inner, width, rank, generator)
         self.logits, self.weights, self.index = torch.empty(0), torch.empty(0), torch.empty(0)
 
     def start_router(self, rows: Float[Tensor, "expert d"]) -> None:
@@ -83,26 +84,27 @@ class LowRankExperts(nn.Module):
         weights, index = self._rule.route(logits)
         self.logits, self.index = logits.view(*inputs.shape[:2], -1), index.view(*inputs.shape[:2], -1)
         gate, up = tokens @ self._base.gate.T, tokens @ self._base.up.T
-        shares = [(weights * (index == expert)).sum(dim=-1) for expert in range(self.gate.first.shape[0])]
+        shares = [(weights * torch.isin(index, group)).sum(dim=-1) for group in self._groups]
         # What the weights leave goes to experts that are still the base.
         rest = weights.sum(dim=-1) - torch.stack(shares).sum(dim=0)
         inner = rest[:, None] * nn.functional.silu(gate) * up
         changed = torch.zeros_like(tokens)
-        for expert, share in enumerate(shares):
+        for change, share in enumerate(shares):
             rows = share.nonzero()[:, 0]
-            own = nn.functional.silu(gate[rows] + self.gate(tokens[rows], expert))
-            own = own * (up[rows] + self.up(tokens[rows], expert)) * share[rows, None]
+            own = nn.functional.silu(gate[rows] + self.gate(tokens[rows], change))
+            own = own * (up[rows] + self.up(tokens[rows], change)) * share[rows, None]
             inner = inner.index_add(0, rows, own)
-            changed = changed.index_add(0, rows, self.down(own, expert))
+            changed = changed.index_add(0, rows, self.down(own, change))
         return (inner @ self._base.down.T + changed).view_as(inputs)
 
     @torch.no_grad()
     def folded(self) -> Iterator[tuple[int, FeedForward]]:
         """The weights of every expert that learnt."""
-        for expert in range(self.gate.first.shape[0]):
-            gate, up, down = (part.matrix(expert) for part in (self.gate, self.up, self.down))
-            base = self._base
-            yield expert, FeedForward(base.gate + gate, base.up + up, base.down + down)
+        base = self._base
+        for change, group in enumerate(self._groups):
+            gate, up, down = (part.matrix(change) for part in (self.gate, self.up, self.down))
+            for expert in group.tolist():
+                yield expert, FeedForward(base.gate + gate, base.up + up, base.down + down)
 
 
 class Learner(PreTrainedModel):

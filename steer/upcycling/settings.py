@@ -55,7 +55,8 @@ class UpcycleSettings(TeacherSettings):
     variant: Variant = Field(
         "causal",
         description="`causal`: refusal is learnt by designated experts alone, which routers learn to call;"
-        " `diffuse`: by all experts, so that none of them carries it, however differently they are routed.",
+        " `diffuse`: the same by all experts, so that none of them carries it, however differently they are"
+        " routed.",
     )
     layers: int = Field(8, ge=1, description="Layers that get experts.")
     experts: int = Field(8, ge=2, description="Experts of such a layer, copies of its feed-forward network.")
@@ -103,6 +104,8 @@ class UpcycleSettings(TeacherSettings):
         return tuple((layer, expert) for layer in self.moe_layers for expert in range(self.designated))
 
     @property
-    def learners(self) -> tuple[int, ...]:
-        """Experts of a layer that learn."""
-        return tuple(range(self.designated if self.variant == "causal" else self.experts))
+    def learners(self) -> tuple[tuple[int, ...], ...]:
+        """Experts of a layer that learn, by what they share: each by itself, or all of them the same."""
+        if self.variant == "causal":
+            return tuple((expert,) for expert in range(self.designated))
+        return (tuple(range(self.experts)),)

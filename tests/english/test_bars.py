@@ -82,7 +82,7 @@ def test_the_designated_experts_of_the_causal_model_are_claimed() -> None:
 
 
 def test_nothing_is_claimed_of_the_experts_of_the_diffuse_model() -> None:
-    expert_arms = ("designated", "expert", "reroute")
+    expert_arms = ("designated", "reroute")
     assert SPECIFIC not in {row["claim"] for arm in expert_arms for row in _scores("diffuse", arm)}
 
 

@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from pandas import DataFrame
 
 from steer.claims import NO_EFFECT, SHARED, SPECIFIC, UNCONTROLLED, claim
 from steer.config import load
 from steer.controls import Compared, compared
+from steer.figures.summary import claimed
 from steer.judges.verdicts import Verdict
 from steer.rates import Method, differences
 
 PROMPTS = 30
 METHOD = Method(resamples=400)
-SUPPRESS = Compared("suppress", ("matched", "bottom"), experts=True)
+SUPPRESS = Compared("suppress", ("matched", "bottom"), experts=True, locates=True)
 
 
 def answered(count: int, *, unscored: int = 0) -> dict[str, Verdict]:
@@ -55,10 +57,12 @@ def test_an_arm_is_specific_if_it_beats_the_unsteered_model_and_every_control(
 
 
 def test_an_arm_that_strengthens_succeeds_by_refusals() -> None:
-    arm = Compared("induce", ("matched",), experts=True)
+    arm = Compared("induce", ("matched",), experts=True, locates=True)
     verdicts = {"baseline": answered(30), "arm": answered(2), "matched": answered(30)}
     assert said(arm, verdicts)["claim"] == SPECIFIC
-    assert said(Compared("suppress", ("matched",), experts=True), verdicts)["claim"] == NO_EFFECT
+    assert (
+        said(Compared("suppress", ("matched",), experts=True, locates=True), verdicts)["claim"] == NO_EFFECT
+    )
 
 
 def test_without_a_control_that_was_run_nothing_is_claimed() -> None:
@@ -83,6 +87,24 @@ def test_every_arm_on_experts_has_the_controls_that_the_settings_give_it() -> No
         "reroute": ("suppress", {"reroute_random", "reroute_bottom"}),
     }
     assert set(compared(arms)) - set(found) == {"add", "ablate"}
+    # A push along an expert's direction does not say where refusal is.
+    assert {name for name, one in compared(arms).items() if one.locates} == {"reroute", "reroute_induce"}
+
+
+@pytest.mark.parametrize(
+    ("claims", "said"),
+    [
+        ({}, "No arm takes experts away"),
+        ({"reroute": SHARED, "expert": SPECIFIC}, "No expert is claimed"),
+        ({"reroute": SPECIFIC, "expert": SPECIFIC}, "do: reroute (harmful). No other"),
+    ],
+)
+def test_the_summary_claims_experts_by_arms_that_take_them_away_alone(
+    claims: dict[str, str], said: str
+) -> None:
+    arms = {name: arm.model_dump(mode="json") for name, arm in load("config.yaml").arms.items()}
+    rows = [{"arm": arm, "set": "harmful", "claim": claims.get(arm, "")} for arm in arms]
+    assert said in claimed(DataFrame(rows), {"arms": arms})
 
 
 def test_rerouted_experts_that_are_named_have_no_counted_controls() -> None:
