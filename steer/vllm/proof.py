@@ -50,13 +50,7 @@ class Proof:
         """
         expected: list[Site] = [("embedding", -1), ("residual", self._view.layers)]
         for index, sites in enumerate(self._view.sites.layers):
-            places = (
-                "residual",
-                "heads",
-                "attention",
-                "mlp",
-                *(("experts", "router") if sites.router else ()),
-            )
+            places = ("residual", "heads", "attention", "mlp", *(("router",) if sites.router else ()))
             expected += [(place, index) for place in places]
         if missing := [site for site in expected if site not in self._seen]:
             where = ", ".join(f"{place} of layer {layer}" for place, layer in missing[:4])
