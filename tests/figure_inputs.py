@@ -70,6 +70,8 @@ def config(results: Path | str = "results", **changes: Any) -> Config:
         "arms": {**ARMS, **EXPERT_ARMS},
         "grammar": {"held_out": 2},
         "generation": {"sets": list(LABELS)},
+        "perplexity": {"sets": ["harmless"]},
+        "capability": {"tasks": {"restates": {}}},
         "judges": {
             "truth": {"kind": "grammar"},
             "phrases": {"kind": "phrases"},
@@ -94,6 +96,7 @@ def build(results: Path, seed: int = 0) -> Config:
         write_activations(folder / "activations" / f"{name}.h5", name, label, rng)
         _write_replies(results, name, label)
     _write_agreement(folder / "agreement.csv")
+    _write_effects(folder, rng)
     _write_experts(folder, rng)
     _write_scorecard(results / "scorecard.csv", rng)
     _write_reproduction(results / "reproduction.csv")
@@ -331,6 +334,21 @@ def _write_replies(results: Path, name: str, label: str) -> None:
     write_jsonl(results / "prompts" / f"{name}.jsonl", [unanswered, *prompts])
     write_jsonl(results / MODEL / "generation" / f"{name}.jsonl", replies)
     write_jsonl(results / MODEL / "judging" / f"{name}.truth.jsonl", verdicts)
+
+
+def _write_effects(folder: Path, rng: np.random.Generator) -> None:
+    """Perplexity and a task, better for controls."""
+    read, able = [], []
+    for arm in ARMS:
+        lost = float(rng.uniform(0, 0.02 if "random" in arm else 0.3))
+        ends = {"ratio": 1 + lost, "ratio_low": 1 + 0.8 * lost, "ratio_high": 1 + 1.2 * lost}
+        change = {"difference": -lost, "difference_low": -1.5 * lost, "difference_high": -0.5 * lost}
+        steered = arm != "baseline"
+        read.append({"arm": arm, "set": "harmless"} | (ends if steered else dict.fromkeys(ends)))
+        task = {"arm": arm, "task": "restates", "subtask": "", "metric": "acc"}
+        able.append(task | (change if steered else dict.fromkeys(change)))
+    write_csv(folder / "perplexity.csv", read, list(read[0]))
+    write_csv(folder / "capability.csv", able, list(able[0]))
 
 
 def _write_agreement(path: Path) -> None:

@@ -24,13 +24,16 @@ DRAWN_WITH = ("matplotlib", "numpy", "pandas", "jinja2", "h5py")
 
 # {results} and {model} are filled in; {replied} is each set that arms answer, {captured} each set
 # whose activations are read, {contrasted} each contrast of routing, {judge} the judge whose verdicts are
-# shown, {trained} each judge that the flow trains.
+# shown, {trained} each judge that the flow trains, {effect} each table of side effects that is made,
+# {choosing} each method that judges candidates.
 INPUTS = {
     "scores": "{results}/{model}/scores.csv",
     "agreement": "{results}/{model}/agreement.csv",
+    "effects": "{results}/{model}/{effect}.csv",
     "categories": "{results}/{model}/categories.csv",
     "held_out": "{results}/judges/{trained}/agreement.json",
     "strength": "{results}/{model}/selection/strength.csv",
+    "chosen": "{results}/{model}/selection/{choosing}.csv",
     "arditi": "{results}/{model}/selection/arditi.csv",
     "arditi_choice": "{results}/{model}/selection/arditi.json",
     "cosmic": "{results}/{model}/selection/cosmic.csv",
@@ -88,6 +91,12 @@ FIGURES = {
         ("scores",),
         ("arms", "sets", "generation.sets", "scores"),
     ),
+    "pareto": Figure(
+        "Gain against cost",
+        "1 Results",
+        ("scores", "effects"),
+        ("arms", "sets", "generation.sets", "scores"),
+    ),
     "held_out": Figure(
         "Seen and unseen categories of harm",
         "1 Results",
@@ -101,6 +110,12 @@ FIGURES = {
         (),
         PAGE,
         about="study",
+    ),
+    "val_test": Figure(
+        "What the choice promised, and what it holds",
+        "2 How the arms were chosen",
+        ("scores", "chosen"),
+        ("scores", "selection.strength.judge"),
     ),
     "dose_response": Figure(
         "Dose and response of addition",
@@ -206,6 +221,10 @@ def figures_of(config: Config) -> list[str]:
     drawn["decomposition"] = any(arm.operation == "replay_routing" for arm in config.arms.values())
     drawn["routing_map"] = bool(config.contrasts)
     drawn["scorecard"] = any(model.is_known for model in config.models.values())
+    chosen_on = {"suppress": config.contrast.harmful, "induce": config.contrast.harmless}
+    tuned = [arm for arm in config.arms.values() if _is_tuned(arm)]
+    drawn["val_test"] = any(chosen_on[arm.polarity] in config.generation.sets for arm in tuned)  # type: ignore[union-attr]
+    drawn["pareto"] = any(arm.operation != "none" for arm in config.arms.values())
     return [name for name in FIGURES if drawn[name]]
 
 
@@ -233,10 +252,24 @@ def paths_of(name: str, config: Config, model: str) -> dict[str, list[str]]:
         "replied": replied,
         "captured": list(dict.fromkeys([config.contrast.harmful, config.contrast.harmless, *replied])),
         "contrasted": list(config.contrasts),
+        "effect": _effects(config),
+        "choosing": _choosing(config, model),
         "trained": [judge for judge, settings in config.judges.items() if _is_trained(settings)],
     }
     known = {"results": config.results, "model": model, "judge": config.scores.judge}
     return {key: list(_expanded(INPUTS[key], known, each)) for key in inputs_of(name)}
+
+
+def _choosing(config: Config, model: str) -> list[str]:
+    arms = list(config.arms.values())
+    known = config.models.get(model)
+    experts = known is not None and known.has_experts and any(arm.selected for arm in arms)
+    return ["strength", *(["experts"] if experts else [])]
+
+
+def _effects(config: Config) -> list[str]:
+    made = {"perplexity": config.perplexity.sets, "capability": config.capable_arms}
+    return [name for name, wanted in made.items() if wanted]
 
 
 def _expanded(template: str, known: dict[str, str], each: dict[str, list[str]]) -> Iterator[str]:

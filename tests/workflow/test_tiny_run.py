@@ -23,7 +23,14 @@ TINY = parse(merge(kept(), yaml.safe_load((Path(__file__).parent / "config.tiny.
 SETS, ARMS = TINY.generation.sets, list(TINY.arms)
 # How many jobs of each rule follow from a change of what comes before them.
 JUDGED = {"judging": len(SETS)}
-BY_SCORES = {"figure_summary": 1, "figure_verdicts": 1, "figure_decomposition": 1, "figure_held_out": 1}
+BY_SCORES = {
+    "figure_pareto": 1,
+    "figure_val_test": 1,
+    "figure_summary": 1,
+    "figure_verdicts": 1,
+    "figure_decomposition": 1,
+    "figure_held_out": 1,
+}
 BESIDE = {"reproduction": 1, "figure_reproduction": 1}
 HELD = {"agreement": len(TINY.measured_judges)}
 SCORED = {"scores": 1, "correction": 1, "figure_agreement": 1, **BESIDE, **BY_SCORES}
