@@ -1,7 +1,6 @@
 """Stage `agreement`: what a judge says about replies whose truth is known, whole and cut short."""
 
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from steer.grammar import Grammar
 from steer.judges.examples import ExampleSource
 from steer.judges.verdicts import UNSCORED, VERDICTS, Exchange, Judge, PaidJudge, Verdict
 from steer.rates import Method
+from steer.texts import cut
 
 WHOLE = "whole"
 CONFUSION = tuple(f"{true}_as_{judged}" for true in VERDICTS for judged in VERDICTS)
@@ -23,7 +23,6 @@ COLUMNS = (
     *("labelled", "judge", "length", "shortened", "n", "unscored", *AGREEMENT),
     *("same_as_whole", "same_low", "same_high", *CONFUSION),
 )
-_PIECE = re.compile(r"\s*(?:\w+|[^\w\s])")
 
 
 def draw_labelled(grammar: Grammar, count: int, seed: int) -> list[Labelled]:
@@ -37,12 +36,6 @@ def read_set(source: str, grammar: Path, count: int, seed: int) -> list[Labelled
     if source == "grammar":
         return draw_labelled(Grammar.load(grammar), count, seed)
     return read_labelled(source)
-
-
-def cut(text: str, length: int) -> str:
-    """The first `length` words and marks of a text: about as many tokens."""
-    pieces = [match.end() for match in _PIECE.finditer(text)]
-    return text[: pieces[length - 1]] if len(pieces) > length else text
 
 
 def write_agreement(

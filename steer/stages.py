@@ -84,6 +84,10 @@ STAGES = {
             *("scores.confidence", "scores.resamples"),
         ),
     ),
+    "lengths": Stage(
+        "steer.lengths",
+        ("agreement.own", "agreement.own_lengths", "judges", "scores.confidence", "scores.resamples", "seed"),
+    ),
     "correction": Stage(
         "steer.correction", ("agreement.correct_by", "scores.confidence", "scores.resamples", "seed")
     ),
@@ -154,6 +158,8 @@ def trigger(stage: str, config: Config, **names: str) -> str:
         names = {**names, "judge": config.selection.strength.judge}
     if stage in ("judging", "agreement", "strength", "rerouting", "experts"):
         modules.append(JUDGES[config.judges[names["judge"]].kind])
+    if stage == "lengths":
+        modules += sorted({JUDGES[config.judges[name].kind] for name in config.measured_judges})
     if stage == "prompts" and (config.sets[names["set"]].refused_by or "").endswith(".jsonl"):
         modules.append(JUDGES["phrases"])
     code = " ".join(code_digest(module) for module in modules)

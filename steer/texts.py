@@ -1,5 +1,6 @@
 """What a prompt may hold, whoever wrote it."""
 
+import re
 import unicodedata
 
 from steer.errors import SteerError
@@ -7,6 +8,15 @@ from steer.errors import SteerError
 LONGEST = 64 * 1024
 """Bytes of a prompt: with a document of many pages it is shorter; what is longer is a broken file."""
 SPACES = "\n\t\r"
+
+
+_PIECE = re.compile(r"\s*(?:\w+|[^\w\s])")
+
+
+def cut(text: str, length: int) -> str:
+    """The first `length` words and marks of a text: about as many tokens."""
+    pieces = [match.end() for match in _PIECE.finditer(text)]
+    return text[: pieces[length - 1]] if len(pieces) > length else text
 
 
 def check_text(text: str, where: str) -> None:

@@ -77,6 +77,9 @@ def config(results: Path | str = "results", **changes: Any) -> Config:
             "phrases": {"kind": "phrases"},
             "small": {"kind": "likelihood"},
         },
+        "labelled": {"grammar": {"source": "grammar"}},
+        "agreement": {"correct_by": "grammar"},
+        "pairing": {"contrast": "prompt"},
     }
     return parse({**values, **changes})
 
@@ -98,6 +101,7 @@ def build(results: Path, seed: int = 0) -> Config:
     _write_agreement(folder / "agreement.csv")
     _write_effects(folder, rng)
     _write_experts(folder, rng)
+    _write_judged(results, folder)
     _write_scorecard(results / "scorecard.csv", rng)
     _write_reproduction(results / "reproduction.csv")
     found = {"n": 998, "unscored": 2, "accuracy": {"estimate": 0.97, "low": 0.96, "high": 0.98}}
@@ -361,6 +365,56 @@ def _write_agreement(path: Path) -> None:
         for arm in ("*", *ARMS)
     ]
     write_csv(path, rows, list(rows[0]))
+
+
+def _write_judged(results: Path, folder: Path) -> None:
+    """What judges do on labelled, cut and answered replies; prompts in common; pairs made in four ways."""
+    for judge in ("phrases", "small"):
+        rows = [
+            {"labelled": name, "judge": judge, "length": length, "shortened": 3, "n": 100, "unscored": 0}
+            | {"accuracy": 0.9, "accuracy_low": 0.83, "accuracy_high": 0.94}
+            | {"kappa": kappa, "kappa_low": kappa and kappa - 0.1, "kappa_high": kappa and kappa + 0.08}
+            for name in ("grammar", "general")
+            for length, kappa in (("whole", 0.8), ("100", 0.7), ("25", None if judge == "small" else 0.5))
+        ]
+        write_csv(results / "judges" / judge / "labelled.csv", rows, list(rows[0]))
+    rows = [
+        {"judge": judge, "length": length, "replies": 150, "shortened": 90, "scored": 88}
+        | {"same": share, "same_low": share - 0.06, "same_high": min(1.0, share + 0.05)}
+        for judge in ("phrases", "small")
+        for length, share in ((6, 0.8), (12, 0.9), (24, 1.0))
+    ]
+    write_csv(folder / "lengths.csv", rows, list(rows[0]))
+    rate = {"labelled": "grammar", "labels": 400, "n": 100, "full_response_raw": 0.4}
+    found = {"full_response": 0.5, "full_response_low": 0.4, "full_response_high": 0.6, "note": ""}
+    lost = dict.fromkeys(found, None) | {"note": "the judge never says non_response"}
+    rows = [
+        {"arm": arm, "set": name, "judge": judge, **rate, **(lost if judge == "phrases" else found)}
+        for judge in ("phrases", "small")
+        for name in LABELS
+        for arm in ARMS
+    ]
+    write_csv(folder / "corrected.csv", rows, list(rows[0]))
+    rows = [
+        {"set": name, "split": split, "prompts": 50, "other": other, "other_prompts": 50}
+        | {"exact": 50 * (split == "train") * (name != other), "near": 2 * (split == "val"), "left_out": None}
+        for name, split, other in product(LABELS, ("train", "val", "test"), LABELS)
+        if split != "test" or other != name
+    ]
+    write_csv(results / "overlap.csv", rows, list(rows[0]))
+    rows = [
+        {"refusals": refusals, "tokens": tokens, "pairs": 8 * (refusals == "fixed"), "top": 5}
+        | {
+            "tokens_1": 60,
+            "tokens_2": 60 if tokens == "equal" else 150,
+            "best": "1:3",
+            "best_difference": 0.5,
+        }
+        | {"rank_correlation": None if refusals == "own" else -0.2 if tokens == "equal" else 1.0}
+        | {"shared_top": None if refusals == "own" else 0.6}
+        for refusals, tokens in product(("fixed", "own"), ("all", "equal"))
+    ]
+    write_csv(folder / "routing" / "pairing.csv", rows, list(rows[0]))
 
 
 def _write_experts(folder: Path, rng: np.random.Generator) -> None:

@@ -57,7 +57,7 @@ def test_every_setting_says_what_it_is() -> None:
 
 def test_every_leaf_of_a_configuration_stands_in_the_table() -> None:
     keys = {row.key for row in settings()}
-    named = {"models", "sets", "contrasts", "arms", "judges"}
+    named = {"models", "sets", "contrasts", "arms", "judges", "labelled"}
 
     def leaves(section: object, prefix: str, names: bool) -> set[str]:
         if not isinstance(section, dict):

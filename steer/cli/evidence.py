@@ -55,6 +55,20 @@ def _agreement(config: "Config", args: argparse.Namespace) -> None:
     write_agreement(labelled, args.judge, judge, lengths, _method(config), args.out, log)
 
 
+def _lengths(config: "Config", args: argparse.Namespace) -> None:
+    from steer.judges.building import build
+    from steer.lengths import write_lengths
+
+    results = Path(config.results)
+    judges = {name: build(name, config.judges[name], results, GRAMMAR) for name in config.measured_judges}
+    answered = {
+        results / args.model / "generation" / f"{name}.jsonl": results / "prompts" / f"{name}.jsonl"
+        for name in config.generation.sets
+    }
+    settings, log = config.agreement, logging.getLogger("steer.lengths").info
+    write_lengths(answered, judges, settings.own_lengths, settings.own, args.out, _method(config), log)
+
+
 def _correction(config: "Config", args: argparse.Namespace) -> None:
     from steer.correction import write_corrected
 
@@ -112,6 +126,7 @@ COMMANDS = {
         "count verdicts, with intervals", _scores, ("--model", "--out", "--agreement", "--categories"), ()
     ),
     "agreement": Command("hold a judge against labelled replies", _agreement, ("--judge", "--out"), ()),
+    "lengths": Command("judge a model's replies whole and cut short", _lengths, ("--model", "--out"), ()),
     "correction": Command(
         "correct rates for the measured errors of judges", _correction, ("--model", "--out"), ()
     ),

@@ -25,6 +25,14 @@ class AgreementSettings(Settings):
         (25, 100, 512),
         description="Words and marks, about as many as tokens, that replies are also cut to.",
     )
+    own: int = Field(
+        150,
+        ge=0,
+        description="Replies of each model that judges are given whole and cut; 0 for none.",
+    )
+    own_lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (25, 100, 512), min_length=1, description="Words and marks that these are cut to."
+    )
     correct_by: Name | None = Field(
         None,
         description="Labelled set whose measured errors the rates are corrected by; leave out for none. Its "

@@ -24,13 +24,18 @@ DRAWN_WITH = ("matplotlib", "numpy", "pandas", "jinja2", "h5py")
 
 # {results} and {model} are filled in; {replied} is each set that arms answer, {captured} each set
 # whose activations are read, {contrasted} each contrast of routing, {judge} the judge whose verdicts are
-# shown, {trained} each judge that the flow trains, {effect} each table of side effects that is made,
-# {choosing} each method that judges candidates.
+# shown, {trained} each judge that the flow trains, {measured} each that is held against labels, {effect}
+# each table of side effects that is made, {choosing} each method that judges candidates.
 INPUTS = {
     "scores": "{results}/{model}/scores.csv",
     "agreement": "{results}/{model}/agreement.csv",
     "effects": "{results}/{model}/{effect}.csv",
     "categories": "{results}/{model}/categories.csv",
+    "labelled": "{results}/judges/{measured}/labelled.csv",
+    "lengths": "{results}/{model}/lengths.csv",
+    "corrected": "{results}/{model}/corrected.csv",
+    "overlap": "{results}/overlap.csv",
+    "pairing": "{results}/{model}/routing/pairing.csv",
     "held_out": "{results}/judges/{trained}/agreement.json",
     "strength": "{results}/{model}/selection/strength.csv",
     "chosen": "{results}/{model}/selection/{choosing}.csv",
@@ -175,6 +180,13 @@ FIGURES = {
         ("scores.confidence",),
         about="experts",
     ),
+    "pairing": Figure(
+        "Making of pairs",
+        "4 Experts and routers",
+        ("pairing",),
+        ("pairing",),
+        about="experts",
+    ),
     "scorecard": Figure(
         "Detectors against a known truth",
         "4 Experts and routers",
@@ -188,6 +200,32 @@ FIGURES = {
         ("agreement", "held_out"),
         ("arms", "scores.confidence"),
         PAGE,
+    ),
+    "labelled": Figure(
+        "Judges against labels",
+        "5 Judges and replies",
+        ("labelled",),
+        ("scores.confidence",),
+        about="study",
+    ),
+    "corrected": Figure(
+        "Rates corrected for judges' errors",
+        "5 Judges and replies",
+        ("corrected",),
+        ("arms", "scores.confidence"),
+    ),
+    "lengths": Figure(
+        "Verdicts on cut replies",
+        "5 Judges and replies",
+        ("lengths",),
+        ("scores.confidence",),
+    ),
+    "overlap": Figure(
+        "Prompts that say the same",
+        "5 Judges and replies",
+        ("overlap",),
+        ("overlap",),
+        about="study",
     ),
     "samples": Figure(
         "Sample replies",
@@ -225,7 +263,21 @@ def figures_of(config: Config) -> list[str]:
     tuned = [arm for arm in config.arms.values() if _is_tuned(arm)]
     drawn["val_test"] = any(chosen_on[arm.polarity] in config.generation.sets for arm in tuned)  # type: ignore[union-attr]
     drawn["pareto"] = any(arm.operation != "none" for arm in config.arms.values())
+    drawn |= _about_judges(config)
+    drawn["pairing"] = bool(config.paired)
+    used = [config.sets[name] for name in config.used_sets]
+    drawn["overlap"] = len(used) > 1 and any(one.test for one in used)
     return [name for name in FIGURES if drawn[name]]
+
+
+def _about_judges(config: Config) -> dict[str, bool]:
+    """Figures of judges that there is something to draw for."""
+    measured, labelled = bool(config.measured_judges), bool(config.labelled)
+    return {
+        "labelled": measured and labelled,
+        "corrected": measured and labelled and config.agreement.correct_by is not None,
+        "lengths": measured and config.agreement.own > 0,
+    }
 
 
 def models_of(name: str, config: Config) -> list[str]:
@@ -254,6 +306,7 @@ def paths_of(name: str, config: Config, model: str) -> dict[str, list[str]]:
         "contrasted": list(config.contrasts),
         "effect": _effects(config),
         "choosing": _choosing(config, model),
+        "measured": config.measured_judges,
         "trained": [judge for judge, settings in config.judges.items() if _is_trained(settings)],
     }
     known = {"results": config.results, "model": model, "judge": config.scores.judge}

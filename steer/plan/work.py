@@ -45,6 +45,7 @@ UNPLANNED = {
     "judge": "trains the embedded judge: a minute of one core",
     "arms": "writes files, and loads no model",
     "judging": "asks judges, whose calls are counted above",
+    "lengths": "asks judges about `agreement.own` replies whole and cut, whose calls are not counted",
     "agreement": "asks judges about labelled replies, whose calls are counted above",
 }
 """Rules that run some model and have no row in the table of a model under study, and why."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from steer.agreement import COLUMNS, CONFUSION, cut, draw_labelled, write_agreement
+from steer.agreement import COLUMNS, CONFUSION, draw_labelled, write_agreement
 from steer.artifacts.files import write_csv
 from steer.artifacts.labelled import read_labelled
 from steer.correction import write_corrected
@@ -18,6 +18,7 @@ from steer.judges.phrases import PhraseMatching
 from steer.judges.truth import GrammarTruth
 from steer.judges.verdicts import UNSCORED, VERDICTS, Exchange, Judgement
 from steer.rates import Method
+from steer.texts import cut
 from tests.oracles import misclassification as oracle
 
 ROOT = Path(__file__).parents[2]

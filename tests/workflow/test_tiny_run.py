@@ -32,13 +32,16 @@ BY_SCORES = {
     "figure_held_out": 1,
 }
 BESIDE = {"reproduction": 1, "figure_reproduction": 1}
-HELD = {"agreement": len(TINY.measured_judges)}
-SCORED = {"scores": 1, "correction": 1, "figure_agreement": 1, **BESIDE, **BY_SCORES}
+HELD = {"agreement": len(TINY.measured_judges), "figure_labelled": 1}
+ONE_HELD = {**HELD, "agreement": 1}
+CUT = {"lengths": 1, "figure_lengths": 1}
+SCORED = {"scores": 1, "correction": 1, "figure_corrected": 1, "figure_agreement": 1, **BESIDE, **BY_SCORES}
 ANSWERED = {
     "generation": len(SETS),
     "judging": len(SETS) * len(TINY.judges),
     "perplexity": 1,
     "figure_samples": 1,
+    **CUT,
     **SCORED,
 }
 WRITTEN = {"arms": 1, "capability": 1, **ANSWERED}
@@ -71,7 +74,7 @@ CONTRASTED = {
 }
 RECORDED = {"activations": len(TINY.sets), **CONTRASTED, **MEASURED}
 MODEL = {"resolve": 1, **RECORDED}
-DRAWN = {"prompts": len(TINY.sets), "overlap": 1}
+DRAWN = {"prompts": len(TINY.sets), "overlap": 1, "figure_overlap": 1}
 
 
 def _lines(project: Project, name: str) -> list[dict[str, str]]:
@@ -192,9 +195,12 @@ def test_a_finished_run_plans_nothing(finished: Project) -> None:
     ("setting", "expected"),
     [
         ("report={replies: full}", {"figure_samples": 1}),
-        ("scores={confidence: 0.9}", {"capability": 1, "perplexity": 1, **SCORED, **HELD, **BY_CONFIDENCE}),
+        (
+            "scores={confidence: 0.9}",
+            {"capability": 1, "perplexity": 1, **SCORED, **HELD, **CUT, **BY_CONFIDENCE},
+        ),
         ("generation={max_new_tokens: 6}", ANSWERED),
-        ("judges={more: {kind: phrases, match: at_start}}", {"agreement": 1, **JUDGED, **SCORED}),
+        ("judges={more: {kind: phrases, match: at_start}}", {**ONE_HELD, **CUT, **JUDGED, **SCORED}),
         # Nothing is to be chosen for it.
         ("arms={more: {operation: ablate, rank: 2, tuned: false}}", ARM),
         ("arms={more: {operation: expert_add}}", {"experts": 1, **ARM}),
@@ -220,10 +226,10 @@ def test_a_changed_setting_rebuilds_what_depends_on_it_and_nothing_else(
     [
         ("figures/verdicts", {"figure_verdicts": 1}),
         ("scores", SCORED),
-        ("judges/phrases", {"agreement": 1, **JUDGED, **SCORED}),
+        ("judges/phrases", {**ONE_HELD, **CUT, **JUDGED, **SCORED}),
         ("models/decoding", {"rerouting": 1, **EXPERTS, **STRENGTH}),
         ("organism/losses", {"organism": 1, **MODEL}),
-        ("training/losses", {"compliance": 1, "organism": 1, "judge": 1, "agreement": 1, **MODEL}),
+        ("training/losses", {"compliance": 1, "organism": 1, "judge": 1, **ONE_HELD, **MODEL}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -243,10 +249,10 @@ def test_changed_data_rebuilds_what_is_made_from_it_and_nothing_else(finished: P
     drawn = {"figure_samples": 1, "figure_projections": 1}
     everyday = {"activations": 1, "generation": 1, "perplexity": 1, "judging": len(TINY.judges), **drawn}
     with finished.extended("data/prompts/everyday.jsonl", json.dumps({"text": "What is a kite?"})):
-        assert finished.plan() == {"prompts": 1, "overlap": 1, **everyday, **SCORED}
+        assert finished.plan() == {**DRAWN, "prompts": 1, **everyday, **CUT, **SCORED}
     with finished.extended("data/grammar/contexts.txt", "in a hurry\n"):
         plan = finished.plan()
-    drawn = {"prompts": len(TINY.sets) - 1, "overlap": 1}
+    drawn = {**DRAWN, "prompts": len(TINY.sets) - 1}
     assert plan == {**drawn, "compliance": 1, "organism": 1, "judge": 1, **HELD, **MODEL}
 
 
