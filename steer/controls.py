@@ -6,7 +6,8 @@ from typing import Any
 
 PICKED = ("matched", "bottom", "random")
 PUSHES = ("expert_add", "experts_add")
-_COUNTED = ("polarity", "activated", "deactivated", "numbers")
+ROUTERS = ("reroute", "bias_router")
+_COUNTED = ("operation", "polarity", "activated", "deactivated", "numbers", "strength")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def compared(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Compared]:
 
 
 def _is_of(control: Mapping[str, Any], name: str, arm: Mapping[str, Any]) -> bool:
-    if control["operation"] != "reroute" or arm["operation"] != "reroute":
+    if control["operation"] not in ROUTERS or arm["operation"] not in ROUTERS:
         return bool(control.get("like") == name)
     # Controls of detected experts are as many others; named ones have none.
     named = bool(arm["activate"] or arm["deactivate"])
-    return not named and all(control[setting] == arm[setting] for setting in _COUNTED)
+    return not named and all(control.get(setting) == arm.get(setting) for setting in _COUNTED)

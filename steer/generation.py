@@ -22,6 +22,7 @@ from steer.config import ModelSettings
 from steer.errors import SteerError
 from steer.models.batching import by_length
 from steer.models.decoding import Reply, generate
+from steer.models.donors import paired, with_donors
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
 from steer.models.scoring import kl_divergence, refusal_score
@@ -171,11 +172,14 @@ def _plan(
     plan = []
     for arm in arms:
         arm_part = [arm.name, arm_digest(arm)]
+        donors = paired(arm.donors, [prompt.text for prompt in tested]) if arm.donors else []
+        own = with_donors(arm, donors) if donors else [arm] * len(tested)
         for indices in batches:
             # The whole batch is in each key: its other rows decide the last bits of this one.
             texts = [[tested[index].id, tested[index].text] for index in indices]
-            batch = digest([*common, *arm_part, texts])
-            plan.append([Task(arm, tested[i], encoded[i], digest([batch, tested[i].id])) for i in indices])
+            pairs = [[donors[index] for index in indices]] if donors else []
+            batch = digest([*common, *arm_part, texts, *pairs])
+            plan.append([Task(own[i], tested[i], encoded[i], digest([batch, tested[i].id])) for i in indices])
     return plan
 
 

@@ -1,10 +1,9 @@
 """Stage `scores`: verdicts into rates with intervals, by category too, and agreement of judges."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from steer.claims import AIMS, CLAIM_COLUMNS, claim
 from steer.controls import Compared
 from steer.errors import SteerError
 from steer.judges.verdicts import UNSCORED, Verdict
+from steer.pooling import POOLED_COLUMNS, pooled_rows
 from steer.rates import (
     ADJUSTED_COLUMNS,
     BASELINE,
@@ -31,6 +31,7 @@ from steer.rates import (
     differences,
     rates,
 )
+from steer.recovery import RECOVERY_COLUMNS, recovery_rows
 
 ALL_ARMS = "*"
 """Stands for all arms together in the table of agreement; no arm can have this name."""
@@ -38,7 +39,7 @@ ALL_ARMS = "*"
 SCORE_COLUMNS = (
     *("arm", "set", "judge", *COUNT_COLUMNS, *RATE_COLUMNS, *DIFFERENCE_COLUMNS, *ADJUSTED_COLUMNS),
     *("restates_rate", "first_token_kl", "first_token_refusal_score"),
-    *("fired_tokens", "fired_relative_norm", "fired_leaked", "coherence", *CLAIM_COLUMNS),
+    *("fired_tokens", "fired_relative_norm", "fired_leaked", "fired_blocked", "coherence", *CLAIM_COLUMNS),
 )
 AGREEMENT_COLUMNS = (
     *("reference", "judge", "set", "arm", "n", "unscored"),
@@ -46,7 +47,7 @@ AGREEMENT_COLUMNS = (
 )
 MEASURES = (
     *("first_token_kl", "first_token_refusal_score"),
-    *("fired_tokens", "fired_relative_norm", "fired_leaked"),
+    *("fired_tokens", "fired_relative_norm", "fired_leaked", "fired_blocked"),
 )
 
 
@@ -67,6 +68,31 @@ class Tables:
     scores: Path
     agreement: Path
     categories: Path
+    pooled: Path
+    recovery: Path
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every one of them."""
+        return self.scores, self.agreement, self.categories, self.pooled, self.recovery
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """What arms are compared with beside the unsteered model.
+
+    Attributes:
+        claims: arms that something is to be said of, with their controls.
+        pools: arms that differ in the seed alone, by pool.
+        recovered: arms on experts, each with a whole edit that does the same, and their polarity.
+    """
+
+    claims: Mapping[str, Compared] = field(default_factory=dict)
+    pools: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    recovered: Sequence[tuple[str, str, str]] = ()
+
+
+NOTHING_MORE = Comparisons()
 
 
 def score(
@@ -74,44 +100,51 @@ def score(
     estimating: Sequence[Path],
     out: Tables,
     method: Method,
-    arms: Mapping[str, Compared] = MappingProxyType({}),
+    comparisons: Comparisons = NOTHING_MORE,
 ) -> None:
-    """Write `scores.csv`, `agreement.csv` and `categories.csv`.
+    """Write `scores.csv`, `agreement.csv`, `categories.csv`, `pooled.csv` and `recovery.csv`.
 
     Args:
         sets: what was answered and judged.
         estimating: the prompt sets that anything is estimated, detected or chosen on.
         out: the tables.
         method: how intervals are made.
-        arms: those that something is to be said of, with their controls.
+        comparisons: what arms are compared with beside the unsteered model.
 
     Raises:
         SteerError: a file is missing or malformed, a judging file doesn't match the replies, or the arms
             were not run on the same prompts.
     """
-    scores: list[Row] = []
-    agreement: list[Row] = []
-    categories: list[Row] = []
+    scores, agreement, categories, pooled, recovery = (list[Row]() for _ in range(5))
     seen = seen_categories(estimating)
     for judged in sets:
         replies = _read_replies(judged.generation)
         verdicts = {judge: read_verdicts(path, replies) for judge, path in judged.judging.items()}
+        labels = {prompt.label for prompt in read_prompts(judged.prompts)}
+        label = labels.pop() if len(labels) == 1 else ""
         for judge, found in verdicts.items():
             rows = list(_score_rows(judged.name, judge, replies, found, method))
             adjust(rows)
-            _add_claims(rows, found, judged.prompts, arms, method)
+            by_arm = verdicts_by_arm(found)
+            _add_claims(rows, by_arm, label, comparisons.claims, method)
             scores += rows
+            place, names = {"set": judged.name, "judge": judge}, (judged.name, judge)
+            pooled += [place | row for row in pooled_rows(comparisons.pools, by_arm, method, *names)]
+            shares = recovery_rows(comparisons.recovered, label, by_arm, method, *names)
+            recovery += [place | row for row in shares]
             categories += category_rows(judged.name, judge, found, judged.prompts, seen, method)
         agreement += _agreement_rows(judged.name, verdicts, method)
     write_csv(out.scores, scores, SCORE_COLUMNS)
     write_csv(out.agreement, agreement, AGREEMENT_COLUMNS)
     write_csv(out.categories, categories, CATEGORY_COLUMNS)
-    for path in (out.scores, out.agreement, out.categories):
-        attach(path, _provenance(sets, estimating, method, arms))
+    write_csv(out.pooled, pooled, POOLED_COLUMNS)
+    write_csv(out.recovery, recovery, RECOVERY_COLUMNS)
+    for path in out.all:
+        attach(path, _provenance(sets, estimating, method, comparisons))
 
 
 def _provenance(
-    sets: Sequence[JudgedSet], estimating: Sequence[Path], method: Method, arms: Mapping[str, Compared]
+    sets: Sequence[JudgedSet], estimating: Sequence[Path], method: Method, comparisons: Comparisons
 ) -> Row:
     inputs: dict[str, Sequence[Path]] = {
         "prompts": [judged.prompts for judged in sets],
@@ -119,7 +152,7 @@ def _provenance(
         "replies": [judged.generation for judged in sets],
         "verdicts": [path for judged in sets for path in judged.judging.values()],
     }
-    settings = asdict(method) | {"arms": {name: asdict(arm) for name, arm in arms.items()}}
+    settings = asdict(method) | asdict(comparisons)
     return provenance(__name__, settings, input_digests(inputs), method.seed)
 
 
@@ -164,16 +197,14 @@ def _score_rows(
 
 def _add_claims(
     rows: Sequence[Row],
-    found: Mapping[Key, JudgedReply],
-    prompts: Path,
+    by_arm: Mapping[str, Mapping[str, Verdict]],
+    label: str,
     arms: Mapping[str, Compared],
     method: Method,
 ) -> None:
     """Say of every arm on prompts of the label that it is for whether it does more than its controls."""
-    labels = {prompt.label for prompt in read_prompts(prompts)}
-    by_arm = verdicts_by_arm(found)
     for row in rows:
-        if (arm := arms.get(row["arm"])) and labels == {AIMS[arm.polarity][0]}:
+        if (arm := arms.get(row["arm"])) and label == AIMS[arm.polarity][0]:
             gained = row[f"{AIMS[arm.polarity][1]}_difference_low"]
             row.update(claim(arm, row["arm"], gained, by_arm, method, row["set"], row["judge"]))
 

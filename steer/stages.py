@@ -64,6 +64,7 @@ STAGES = {
         "steer.selection.experts",
         ("models.{model}", "contrast", "selection.experts", "arms", "judges.{judge}"),
     ),
+    "ranges": Stage("steer.selection.ranges", ("contrast",)),
     "arms": Stage("steer.selection.arms", ("arms",)),
     "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
     "judging": Stage("steer.judging", ("judges.{judge}",)),

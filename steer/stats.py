@@ -116,6 +116,37 @@ def pooled_mean(
     return Interval(estimate, *_percentiles((drawn @ totals) / (drawn @ weights), confidence))
 
 
+def ratio_of_differences(
+    one: Float[np.ndarray, " prompt"],
+    other: Float[np.ndarray, " prompt"],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Mean of `one` over the mean of `other`, both of the same prompts, with a percentile bootstrap interval.
+
+    A resample of prompts is drawn for both together, as in `paired_difference`.
+
+    Returns:
+        The interval; `UNDEFINED` without prompts, or where the interval of the mean of `other` holds 0.
+    """
+    n = len(one)
+    if n == 0:
+        return UNDEFINED
+    pairs, counts = np.unique(np.stack([one, other], axis=1), axis=0, return_counts=True)
+    drawn = rng.multinomial(n, counts / n, size=resamples) @ pairs / n
+    low, high = _percentiles(drawn[:, 1], confidence)
+    if low <= 0 <= high:
+        return UNDEFINED
+    # In the few resamples of the tail where it turns, the share is as far out as shares go.
+    turned = drawn[:, 1] * float(np.mean(other)) <= 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.where(turned, np.copysign(np.inf, drawn[:, 0]), drawn[:, 0] / drawn[:, 1])
+    tail = (1 - confidence) / 2
+    ends = np.quantile(shares, [tail, 1 - tail], method="higher")
+    return Interval(float(np.mean(one) / np.mean(other)), float(ends[0]), float(ends[1]))
+
+
 def mcnemar(treated: Bool[np.ndarray, " prompt"], control: Bool[np.ndarray, " prompt"]) -> float:
     """Exact two-sided p-value of McNemar's test (1947) on paired yes/no outcomes.
 

@@ -26,6 +26,7 @@ class Reply:
         fired_tokens: tokens that the arm edited.
         fired_relative_norm: norm of the edit, relative to what it edits.
         fired_leaked: choices of experts that the arm deactivates or masks.
+        fired_blocked: experts that the arm activates, that a token could have had and did not get.
     """
 
     arm: str
@@ -36,6 +37,7 @@ class Reply:
     fired_tokens: float | None
     fired_relative_norm: float | None
     fired_leaked: float | None
+    fired_blocked: float | None
 
     @property
     def key(self) -> Key:
@@ -81,6 +83,7 @@ def _reply(row: Row, where: str) -> Reply:
         fired_tokens=_number(fired, "tokens", where),
         fired_relative_norm=_number(fired, "relative_norm", where),
         fired_leaked=_number(fired, "leaked", where),
+        fired_blocked=_number(fired, "blocked", where),
     )
 
 

@@ -24,7 +24,7 @@ def _judging(config: "Config", args: argparse.Namespace) -> None:
 def _scores(config: "Config", args: argparse.Namespace) -> None:
     from steer.controls import compared
     from steer.rates import Method
-    from steer.scores import JudgedSet, Tables, score
+    from steer.scores import Comparisons, JudgedSet, Tables, score
 
     folder, prompts = Path(config.results) / args.model, Path(config.results) / "prompts"
     sets = [
@@ -39,8 +39,10 @@ def _scores(config: "Config", args: argparse.Namespace) -> None:
     settings = config.scores
     method = Method(settings.confidence, settings.resamples, config.seed, settings.judge, settings.margin)
     estimating = [prompts / f"{name}.jsonl" for name in config.estimating]
-    arms = compared({name: arm.model_dump(mode="json") for name, arm in config.arms.items()})
-    score(sets, estimating, Tables(args.out, args.agreement, args.categories), method, arms)
+    claims = compared({name: arm.model_dump(mode="json") for name, arm in config.arms.items()})
+    comparisons = Comparisons(claims, config.pools, config.recovered)
+    out = Tables(args.out, args.agreement, args.categories, args.pooled, args.recovery)
+    score(sets, estimating, out, method, comparisons)
 
 
 def _agreement(config: "Config", args: argparse.Namespace) -> None:
@@ -123,7 +125,10 @@ COMMANDS = {
         "give replies their verdicts", _judging, ("--judge", "--generation", "--prompts", "--out"), ()
     ),
     "scores": Command(
-        "count verdicts, with intervals", _scores, ("--model", "--out", "--agreement", "--categories"), ()
+        "count verdicts, with intervals",
+        _scores,
+        ("--model", "--out", "--agreement", "--categories", "--pooled", "--recovery"),
+        (),
     ),
     "agreement": Command("hold a judge against labelled replies", _agreement, ("--judge", "--out"), ()),
     "lengths": Command("judge a model's replies whole and cut short", _lengths, ("--model", "--out"), ()),

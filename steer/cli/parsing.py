@@ -11,6 +11,7 @@ _PATHS = (
     *("--selection", "--generation", "--agreement", "--categories", "--record", "--file", "--experts"),
     *("--recognise", "--control", "--ranking", "--published", "--attack", "--beside", "--scorecard"),
     *("--questions", "--texts"),
+    *("--pooled", "--recovery"),
 )
 _PATH_LISTS = (
     "--others",

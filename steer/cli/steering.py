@@ -57,15 +57,24 @@ def _rerouting(config: "Config", args: argparse.Namespace) -> None:
 
 
 def _arms(config: "Config", args: argparse.Namespace) -> None:
-    from steer.config import RerouteArm
+    from steer.config import RouterArm
     from steer.selection.arms import write_arms
+    from steer.selection.swapping import Recorded
 
     common = (args.facts, args.directions, args.selection, args.out)
     arms = {
-        name: arm.of_model(args.model or "") if isinstance(arm, RerouteArm) else arm
+        name: arm.of_model(args.model or "") if isinstance(arm, RouterArm) else arm
         for name, arm in config.arms.items()
     }
-    write_arms(*common, arms, config.activations.positions, args.experts)
+    files = zip(args.prompt_sets or (), args.activations or (), strict=True)
+    sources = {prompts.stem: Recorded(prompts, activations) for prompts, activations in files}
+    write_arms(*common, arms, config.activations.positions, args.experts, sources)
+
+
+def _ranges(_config: "Config", args: argparse.Namespace) -> None:
+    from steer.selection.ranges import write_ranges
+
+    write_ranges(args.facts, args.activations, args.out)
 
 
 def _generation(config: "Config", args: argparse.Namespace) -> None:
@@ -131,7 +140,10 @@ COMMANDS = {
         "write the interventions",
         _arms,
         ("--facts", "--directions", "--selection", "--out"),
-        ("--experts", "--model"),
+        ("--experts", "--model", "--prompt-sets", "--activations"),
+    ),
+    "ranges": Command(
+        "measure how far router logits spread", _ranges, ("--facts", "--activations", "--out"), ()
     ),
     "generation": Command(
         "answer prompts under every arm",

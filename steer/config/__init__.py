@@ -4,16 +4,15 @@
 README's table are generated from these classes (`python -m steer config`).
 """
 
-from steer.config.arms import (
-    ArmSettings,
-    BaselineArm,
+from steer.config.arms import ArmSettings, parse_arm
+from steer.config.arms_experts import (
+    BiasArm,
     ExpertDirectionArm,
     ExpertGateArm,
-    ReplayArm,
     RerouteArm,
-    ResidualArm,
-    parse_arm,
+    RouterArm,
 )
+from steer.config.arms_stream import BaselineArm, ReplayArm, ResidualArm, SwapArm
 from steer.config.base import Name, Scope, Settings, Share, Split
 from steer.config.capability import CapabilitySettings, PerplexitySettings, TaskSettings
 from steer.config.files import load, merge, pick
@@ -53,6 +52,7 @@ __all__ = [
     "ArditiSettings",
     "ArmSettings",
     "BaselineArm",
+    "BiasArm",
     "CapabilitySettings",
     "Config",
     "ContrastSettings",
@@ -76,6 +76,7 @@ __all__ = [
     "RerouteArm",
     "RerouteSettings",
     "ResidualArm",
+    "RouterArm",
     "RoutingContrast",
     "RoutingSettings",
     "Scope",
@@ -87,6 +88,7 @@ __all__ = [
     "Share",
     "Split",
     "StrengthSettings",
+    "SwapArm",
     "TaskSettings",
     "TruthSettings",
     "load",

@@ -1,16 +1,11 @@
 """What arms must agree on: with each other, with models that are built here, with what is recorded."""
 
 from collections.abc import Iterator, Mapping
+from typing import TypeGuard
 
-from steer.config.arms import (
-    ArmSettings,
-    BaselineArm,
-    ExpertArm,
-    ExpertDirectionArm,
-    ExpertGateArm,
-    ReplayArm,
-    ResidualArm,
-)
+from steer.config.arms import ArmSettings
+from steer.config.arms_experts import ExpertArm, ExpertDirectionArm, ExpertGateArm
+from steer.config.arms_stream import BaselineArm, ReplayArm, ResidualArm, SwapArm
 from steer.config.models import ModelSettings, Size
 from steer.config.names import known_names
 
@@ -23,12 +18,12 @@ def check_arms(arms: Mapping[str, ArmSettings], models: Mapping[str, ModelSettin
     """
     for name, arm in arms.items():
         _check_like(name, arm, arms)
-        position = getattr(arm, "position", None)
-        if position is not None and position < -positions:
-            raise ValueError(
-                f"`arms.{name}.position`: {position}, but the last {positions} prompt tokens are"
-                " recorded (`activations.positions`)"
-            )
+        for key, position in _named_positions(arm):
+            if position < -positions:
+                raise ValueError(
+                    f"`arms.{name}.{key}`: {position}, but the last {positions} prompt tokens are"
+                    " recorded (`activations.positions`)"
+                )
         for model, settings in models.items():
             if settings.size:
                 _check_parts(name, arm, model, settings.size)
@@ -36,9 +31,9 @@ def check_arms(arms: Mapping[str, ArmSettings], models: Mapping[str, ModelSettin
 
 def _check_parts(name: str, arm: ArmSettings, model: str, size: Size) -> None:
     there = f"model `{model}` has layers 0 to {size.layers - 1}{_experts_there(size)}"
-    layer = getattr(arm, "layer", None)
-    if layer is not None and layer >= size.layers:
-        raise ValueError(f"`arms.{name}.layer`: {layer}, but {there}")
+    for key, layer in _named_layers(arm):
+        if layer >= size.layers:
+            raise ValueError(f"`arms.{name}.{key}`: {layer}, but {there}")
     # That a dense model has no such arms is said where arms are written.
     for key, (at, expert) in _named_experts(arm) if size.experts else ():
         if at not in size.moe_layers or expert >= size.experts:
@@ -52,6 +47,20 @@ def _experts_there(size: Size) -> str:
     if len(size.moe_layers) == size.layers:
         return told
     return f",{told} in layers {', '.join(map(str, size.moe_layers))}"
+
+
+def _named_positions(arm: ArmSettings) -> Iterator[tuple[str, int]]:
+    if isinstance(arm, SwapArm):
+        yield from (("positions", position) for position in arm.positions or ())
+    elif (position := getattr(arm, "position", None)) is not None:
+        yield "position", position
+
+
+def _named_layers(arm: ArmSettings) -> Iterator[tuple[str, int]]:
+    if isinstance(arm, SwapArm):
+        yield from (("layers", layer) for layer in arm.layers or ())
+    elif (layer := getattr(arm, "layer", None)) is not None:
+        yield "layer", layer
 
 
 def _named_experts(arm: ArmSettings) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -97,3 +106,13 @@ def _check_same_experts(name: str, arm: ExpertArm, other: ArmSettings) -> None:
         raise ValueError(f"arm `{name}` is like `{arm.like}`, which has no experts to copy")
     if (arm.operation == "experts_add") != (other.operation == "experts_add"):
         raise ValueError(f"arm `{name}` is like `{arm.like}`, but one of them edits every expert of a layer")
+
+
+def is_part(arm: ArmSettings) -> TypeGuard[ExpertDirectionArm]:
+    """Whether an arm is of selected experts, whose share of a whole edit's effect is of interest."""
+    return isinstance(arm, ExpertDirectionArm) and arm.selected and not arm.drawn
+
+
+def is_whole(arm: ArmSettings) -> TypeGuard[ResidualArm]:
+    """Whether an arm edits the residual stream along the estimated direction, and one alone."""
+    return isinstance(arm, ResidualArm) and arm.like is None and arm.rank == 1 and not arm.drawn

@@ -1,13 +1,17 @@
 """The whole configuration, and what its sections must agree on."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from steer.catalogue import HubModel
 from steer.config.agreement import AgreementSettings, LabelledSettings
+from steer.config.arm_base import DrawnArm
 from steer.config.arms import ArmSettings
-from steer.config.arms_fit import check_arms, like_of
+from steer.config.arms_fit import check_arms, is_part, is_whole, like_of
+from steer.config.arms_stream import SwapArm
 from steer.config.base import Name, Settings
 from steer.config.capability import CapabilitySettings, PerplexitySettings
 from steer.config.models import ModelSettings
@@ -20,6 +24,7 @@ from steer.config.prompts import (
     SetSettings,
 )
 from steer.config.routing import PairingSettings, RoutingContrast, RoutingSettings
+from steer.config.seeds import expanded
 from steer.config.selection import SelectionSettings
 from steer.config.stages import (
     ActivationSettings,
@@ -123,7 +128,60 @@ class Config(Settings):
         """Names of the sets that anything is made of; a study may leave others of the default unused."""
         upcycled = [model.upcycle for model in self.models.values() if model.upcycle]
         taught = [name for upcycle in upcycled for name in (*upcycle.refused, *upcycle.answered)]
-        return list(dict.fromkeys([*self.estimating, *self.generation.sets, *self.perplexity.sets, *taught]))
+        asked = [*self.generation.sets, *self.perplexity.sets]
+        return list(dict.fromkeys([*self.estimating, *asked, *taught, *self.donors]))
+
+    def answering(self, name: str) -> list[str]:
+        """Names of the arms that answer a set: those that it lists, or all.
+
+        The further seeds of a control are for its spread alone: they answer the sets that define refusal.
+        """
+        if self.sets[name].arms:
+            return list(self.sets[name].arms)
+        if name in (self.contrast.harmful, self.contrast.harmless):
+            return list(self.arms)
+        return self._leading
+
+    @property
+    def text_arms(self) -> list[str]:
+        """Names of the arms that any text can be read under: without swaps, which need a pair to each.
+
+        One seed of a control is enough for that.
+        """
+        swaps = [name for name, arm in self.arms.items() if isinstance(arm, SwapArm)]
+        return [name for name in self._leading if not {name, getattr(self.arms[name], "of", name)} & {*swaps}]
+
+    @property
+    def _leading(self) -> list[str]:
+        """Names of all arms but the further seeds of a control."""
+        return [arm for arm, settings in self.arms.items() if getattr(settings, "pool", None) in (None, arm)]
+
+    @property
+    def pools(self) -> dict[str, list[str]]:
+        """Names of the arms of every pool of several."""
+        found: dict[str, list[str]] = {}
+        for name, arm in self.arms.items():
+            if isinstance(arm, DrawnArm) and arm.pool:
+                found.setdefault(arm.pool, []).append(name)
+        return {pool: members for pool, members in found.items() if len(members) > 1}
+
+    @property
+    def recovered(self) -> list[tuple[str, str, str]]:
+        """Arms of selected experts, each with every whole edit of the residual stream of its polarity."""
+        parts = {name: arm.polarity for name, arm in self.arms.items() if is_part(arm)}
+        wholes = {name: arm.polarity for name, arm in self.arms.items() if is_whole(arm)}
+        return [
+            (part, whole, polarity)
+            for part, polarity in parts.items()
+            for whole, other in wholes.items()
+            if polarity == other
+        ]
+
+    @property
+    def donors(self) -> list[str]:
+        """Names of the sets that arms swap activations from."""
+        swaps = (arm for arm in self.arms.values() if isinstance(arm, SwapArm))
+        return list(dict.fromkeys(arm.donor for arm in swaps))
 
     @property
     def public_sources(self) -> list[str]:
@@ -145,13 +203,20 @@ class Config(Settings):
     @property
     def capable_arms(self) -> list[str]:
         """Names of the arms that run the tasks of capability; none where there are no tasks."""
-        wanted = self.capability.arms or tuple(self.arms)
+        wanted = self.capability.arms or tuple(self.text_arms)
         return list(dict.fromkeys(["baseline", *wanted])) if self.capability.wanted else []
 
     @property
     def measured_judges(self) -> list[str]:
         """Names of the judges that are held against labelled replies: all but the parser of the grammar."""
         return [name for name in self.verdict_judges if self.judges[name].kind != "grammar"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _draws_all_seeds(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("arms"), Mapping):
+            return values
+        return {**values, "arms": expanded(values["arms"])}
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Config":
@@ -160,6 +225,9 @@ class Config(Settings):
         for name, contrast in self.contrasts.items():
             sets |= {f"contrasts.{name}.{side}": held for side, held in contrast.sides().items()}
         sets |= {f"sets.{name}.equal_tokens": held.equal_tokens for name, held in self.sets.items()}
+        sets |= {
+            f"arms.{name}.donor": arm.donor for name, arm in self.arms.items() if isinstance(arm, SwapArm)
+        }
         known_names("set", sets, self.sets)
         known_names("contrast", {"detection.pairs": self.detection.pairs}, self.contrasts)
         theirs = {

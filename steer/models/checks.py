@@ -32,7 +32,8 @@ def check_arm(loaded: LoadedModel, arm: Arm) -> None:
         _check_words(where, operation)
         _check_layer(loaded, where, operation)
         _check_indices(loaded, where, operation)
-        if ENTRIES[operation.operation].tensor is not None:
+        entry = ENTRIES[operation.operation]
+        if entry.tensor is not None and (operation.tensor or not entry.optional):
             if operation.tensor not in arm.tensors:
                 raise SteerError(where, f"has no tensor `{operation.tensor}`", "build the arm again")
             _check_shape(loaded, where, operation, arm.tensors[operation.tensor])
@@ -123,17 +124,22 @@ def _check_indices(loaded: LoadedModel, where: str, operation: Operation) -> Non
 
 def _check_shape(loaded: LoadedModel, where: str, operation: Operation, tensor: Tensor) -> None:
     expected = str(ENTRIES[operation.operation].tensor)
+    if operation.operation == "swap" and tensor.ndim == 3:
+        cause = f"tensor `{operation.tensor}` holds {len(tensor)} donors, and the prompt has no pair yet"
+        raise SteerError(where, cause, "pick one with `donors.with_donor`")
     rows = {
         "[d]": (),
         "[k, d]": (max(len(tensor), 1),),
         "[2, d]": (2,),
         "[n, d]": (max(len(operation.experts), 1),),
         "[E, d]": (loaded.experts,),
+        "[p, d]": (len(operation.positions),),
     }[expected]
     if tuple(tensor.shape) != (*rows, loaded.hidden_size):
         counts = {
             "n": f" and n = {len(operation.experts)} experts",
             "E": f" and its E = {loaded.experts} experts",
+            "p": f" and p = {len(operation.positions)} positions",
         }
         raise SteerError(
             where,
@@ -146,6 +152,8 @@ def _check_shape(loaded: LoadedModel, where: str, operation: Operation, tensor: 
 def _check_values(where: str, operation: Operation, tensor: Tensor) -> None:
     # The harmless mean of `affine` may be anything finite.
     direction = tensor[0] if operation.operation == "affine" else tensor
+    if operation.operation == "swap" and bool(torch.isfinite(tensor).all()):
+        return  # Any finite activations are some prompt's.
     # Every expert that is named needs a direction; of all experts of a layer, some may never be used.
     zero = direction.norm(dim=-1) == 0
     empty = zero.any() if operation.operation in ("expert_add", "expert_ablate") else zero.all()

@@ -1,8 +1,8 @@
 """Rows that go along in a batch for others to take something from: twins and donors.
 
 A twin is fed the very tokens of its row under `Arm.twin`, and lends its routing to `replay_routing`. A donor
-is the prompt paired with the row's, unsteered; `swap` takes what is replaced from it. Both are added behind
-the rows that are asked for, and dropped from the result.
+is the prompt paired with the row's, unsteered; a `swap` without a tensor takes what is replaced from it. Both
+are added behind the rows that are asked for, and dropped from the result.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def with_companions(
             found.twins[row] = _join(found, prompt, Arm(f"{arm.name}, twin", arm.twin, arm.tensors), row)
             rows.append(found.twins[row])
         for taker in rows:
-            if _any(found.arms[taker].operations, "swap"):
+            if any(one.operation == "swap" and not one.tensor for one in found.arms[taker].operations):
                 if not donors or not donors[row]:
                     cause = "swaps with a paired prompt, and there is none"
                     raise SteerError(f"arm `{arm.name}`", cause, "give `donors`, a prompt for each row")

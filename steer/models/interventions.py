@@ -30,12 +30,15 @@ Kind = Literal[
 Scope = Literal["prompt", "generated", "all"]
 Weighting = Literal["routed", "full", "one"]
 Component = Literal["residual", "attention", "mlp"]
+Pairing = Literal["order", "topic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 # Share of a float32 direction that rounding alone can leave outside the span of others.
 DEPENDENT = 1e-6
+# How far an activated expert's score is above all others (SteerMoE, section 3; Marbut et al., routing).
+EPSILON = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Operation:
         tensor: name of its tensor in the arm: the direction r `[d]` of `add`; the orthonormal basis
             `[k, d]` of `ablate`; the stacked pair of direction r and harmless mean μ, `[2, d]`, of `affine`;
             a direction for each of `experts`, `[n, d]`, of `expert_add` and `expert_ablate`; one for each
-            expert of the layer, `[E, d]`, of `experts_add`. The other kinds have none.
+            expert of the layer, `[E, d]`, of `experts_add`; what `swap` puts in place, `[p, d]`, a row for
+            each of `positions`, or `[n, p, d]` of n donors until a prompt has its own, or none where that is
+            taken from another row of the batch. The other kinds have none.
         layer: the layer that is edited (its input, for kinds on the residual stream). None where every layer
             is: always for `ablate`, and for `replay_routing` of every MoE layer.
         coefficient: multiple c of a direction; strength of `ablate`, `expert_ablate`, `swap` and
@@ -82,6 +87,22 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Donors:
+    """Prompts whose recorded activations a `swap` can put in place.
+
+    Attributes:
+        pairing: which of them is a prompt's pair: the one of the same number, over again from the first, or
+            the one whose wording is nearest.
+        ids: their ids.
+        texts: their texts.
+    """
+
+    pairing: Pairing
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Arm:
     """A named intervention: operations applied together, and the tensors they use. None is the baseline.
 
@@ -91,12 +112,15 @@ class Arm:
         tensors: by the names that the operations use.
         twin: what `replay_routing` replays: the routing of a run of the same tokens under these operations,
             none of them being the unsteered run. They share the tensors.
+        donors: of `swap` with recorded activations, until each prompt has its own pair
+            (`steer.models.donors`); None elsewhere.
     """
 
     name: str
     operations: tuple[Operation, ...] = ()
     tensors: dict[str, Float[Tensor, "..."]] = field(default_factory=dict)
     twin: tuple[Operation, ...] = ()
+    donors: Donors | None = None
 
 
 def unit(direction: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from steer.artifacts.facts import Truth
-from steer.config import RerouteArm
+from steer.config import RouterArm
 from steer.plan.choosing import arditi, cosmic, experts, rerouting, strength
 from steer.plan.study import BACKWARD, Study, Work
 from steer.plan.tasks import capability
@@ -43,6 +43,7 @@ UNPLANNED = {
     "teacher": "runs a dense model of 135M parameters: four minutes of one core",
     "upcycle": "trains a model of 283M parameters: six minutes of one core",
     "judge": "trains the embedded judge: a minute of one core",
+    "ranges": "reads activations, and loads no model",
     "arms": "writes files, and loads no model",
     "judging": "asks judges, whose calls are counted above",
     "lengths": "asks judges about `agreement.own` replies whole and cut, whose calls are not counted",
@@ -147,7 +148,7 @@ def trial_count(known: Truth, controls: int) -> int:
 def generation(study: Study) -> Work:
     """A job for every set and shard: arms · `test` prompts replies, batches of one arm each."""
     settings, fitting = study.config.generation, _fitting(study)
-    asked = {name: study.config.sets[name].arms or fitting for name in settings.sets}
+    asked = {name: study.config.answering(name) for name in settings.sets}
     arms = {name: len({*fitting} & {*own}) for name, own in asked.items()}
     numbers = {name: study.prompts(name, "test") for name in settings.sets}
     rows = sum(arms[name] * number for name, number in numbers.items())
@@ -171,7 +172,7 @@ def perplexity(study: Study) -> Work:
         reply = study.config.generation.max_new_tokens if own else study.lengths.target
         passes += study.batches(number)
         tokens += number * (study.lengths.prompt + reply)
-    arms = len(_fitting(study))
+    arms = len({*_fitting(study)} & {*study.config.text_arms})
     return Work("perplexity", 1, arms * passes, arms * tokens)
 
 
@@ -181,5 +182,5 @@ def _fitting(study: Study) -> list[str]:
     return [
         name
         for name, arm in study.config.arms.items()
-        if routed or not (arm.uses_experts or isinstance(arm, RerouteArm))
+        if routed or not (arm.uses_experts or isinstance(arm, RouterArm))
     ]

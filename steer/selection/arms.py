@@ -2,22 +2,25 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from steer.artifacts.arms import arm_digest, write_arm
 from steer.artifacts.facts import ModelFacts, read_facts
 from steer.artifacts.files import read_json
+from steer.artifacts.origin import input_digest
 from steer.artifacts.provenance import file_digest, provenance
 from steer.config import (
     ArmSettings,
     BaselineArm,
+    BiasArm,
     ExpertDirectionArm,
     ExpertGateArm,
     ReplayArm,
-    RerouteArm,
     ResidualArm,
+    RouterArm,
+    SwapArm,
 )
 from steer.errors import SteerError
 from steer.models.interventions import Arm, Operation
@@ -25,8 +28,10 @@ from steer.selection.candidates import Directions, digests, read_directions
 from steer.selection.experts_directions import ExpertDirections, read_expert_directions
 from steer.selection.experts_making import ExpertDose, dose_of, make_expert_arm
 from steer.selection.making import Dose, make_arm
+from steer.selection.ranges import read_ranges
 from steer.selection.rerouted import rerouted_arm
-from steer.selection.strength import best_places, is_tuned
+from steer.selection.strength import best_places, chosen_places, is_tuned
+from steer.selection.swapping import Recorded, swap_arm
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +41,9 @@ class Choices:
     """What arms are made of.
 
     Attributes:
+        facts: the model.
+        positions: prompt positions that are recorded.
+        sources: files of the sets that arms swap from, by the set's name.
         directions: the refusal directions.
         selection: folder with the choices of the selection methods.
         strength: the chosen dose of each tuned arm on the residual stream.
@@ -43,6 +51,9 @@ class Choices:
         experts: the chosen experts of each arm that has them selected.
     """
 
+    facts: ModelFacts
+    positions: int
+    sources: Mapping[str, Recorded]
     directions: Directions
     selection: Path
     strength: Mapping[str, Any]
@@ -58,6 +69,7 @@ def write_arms(
     arms: Mapping[str, ArmSettings],
     positions: int,
     experts_path: Path | None = None,
+    sources: Mapping[str, Recorded] | None = None,
 ) -> None:
     """Write `<out>/<arm>.safetensors` for every arm.
 
@@ -69,13 +81,18 @@ def write_arms(
         arms: the arms by name.
         positions: prompt positions that directions were estimated at.
         experts_path: `directions/experts.safetensors`; None where no arm acts on experts.
+        sources: files of the sets that arms swap from, by the set's name.
 
     Raises:
         SteerError: directions or choices are missing or of another model, the model has no experts for
             an arm to act on, or not those that it names.
     """
     facts = read_facts(facts_path)
+    sources = sources or {}
     made = Choices(
+        facts,
+        positions,
+        sources,
         read_directions(directions_path, facts, positions),
         selection,
         read_json(selection / "strength.json")["choices"],
@@ -88,17 +105,20 @@ def write_arms(
         # An arm on the residual stream does not depend on what was found out about experts.
         edited = arms[settings.of] if isinstance(settings, ReplayArm) else settings
         more = _expert_inputs(edited, selection, experts_path)
-        if isinstance(edited, RerouteArm) and edited.detected:
-            more = {"rerouting": file_digest(selection / "rerouting.json")}
+        more |= _router_inputs(edited, selection)
+        if isinstance(edited, SwapArm):
+            source = sources[edited.donor]
+            more |= {"donors": file_digest(source.prompts), "activations": input_digest(source.activations)}
         origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs | more)
-        write_arm(out / f"{name}.safetensors", arm, model=facts.digest, provenance=origin)
+        path, measured = out / f"{name}.safetensors", _measured(edited, arm, selection)
+        write_arm(path, arm, model=facts.digest, provenance=origin, measured=measured)
         tuned = "tuned" if is_tuned(settings) else "as configured"
         log.info("%s: %s, %s, %s", name, arm.operations or "unsteered", tuned, arm_digest(arm))
 
 
 def acts_on_experts(settings: ArmSettings) -> bool:
     """Whether an arm needs a model with MoE layers."""
-    return isinstance(settings, ExpertDirectionArm | ExpertGateArm | RerouteArm | ReplayArm)
+    return isinstance(settings, ExpertDirectionArm | ExpertGateArm | RouterArm | ReplayArm)
 
 
 def _expert_directions(
@@ -135,14 +155,37 @@ def _expert_inputs(settings: ArmSettings, selection: Path, experts_path: Path | 
     return {**inputs, "choice": file_digest(choice)} if choice.is_file() else inputs
 
 
+def _router_inputs(settings: ArmSettings, selection: Path) -> dict[str, str]:
+    inputs = {}
+    if settings.detected:
+        inputs["rerouting"] = file_digest(selection / "rerouting.json")
+    if isinstance(settings, BiasArm):
+        inputs["ranges"] = file_digest(selection / "ranges.csv")
+    return inputs
+
+
+def _measured(settings: ArmSettings, arm: Arm, selection: Path) -> dict[str, Any]:
+    """The range of the logits, by layer, that an arm shifts."""
+    if not isinstance(settings, BiasArm):
+        return {}
+    shifted = (*arm.operations, *arm.twin)
+    layers = {one.layer for one in shifted if one.operation == "bias_router"}
+    ranges = read_ranges(selection / "ranges.csv")
+    return {"router_range": {str(layer): size for layer, size in ranges.items() if layer in layers}}
+
+
 def _arm(name: str, arms: Mapping[str, ArmSettings], made: Choices) -> Arm:
     settings = arms[name]
     if isinstance(settings, BaselineArm):
         return Arm(name)
-    if isinstance(settings, RerouteArm):
+    if isinstance(settings, RouterArm):
         return rerouted_arm(name, settings, made.selection)
     if isinstance(settings, ReplayArm):
         return taken_apart(name, settings, _arm(settings.of, arms, made))
+    if isinstance(settings, SwapArm):
+        # Nothing is chosen where the layers are named.
+        layer = 0 if settings.layers else chosen_places(settings.selection, made.selection)[0][0]
+        return swap_arm(name, settings, made.facts, made.sources, layer, made.positions)
     if isinstance(settings, ResidualArm):
         source = settings.like or name
         dose = _dose(source, arms[source], made)
@@ -155,8 +198,8 @@ def taken_apart(name: str, settings: ReplayArm, whole: Arm) -> Arm:
     """One half of what an arm does: its edits under the unsteered routing, or its routing alone."""
     replay = Operation("replay_routing")
     if settings.part == "edits":
-        return Arm(name, (*whole.operations, replay), whole.tensors)
-    return Arm(name, (replay,), whole.tensors, twin=whole.operations)
+        return replace(whole, name=name, operations=(*whole.operations, replay))
+    return replace(whole, name=name, operations=(replay,), twin=whole.operations)
 
 
 def _dose(name: str, settings: ArmSettings, made: Choices) -> Dose:

@@ -8,7 +8,7 @@ import numpy as np
 
 from steer.artifacts.routing import Column
 from steer.errors import SteerError
-from steer.models.interventions import Arm, Operation
+from steer.models.interventions import Arm, Kind, Operation
 
 Expert = tuple[int, int]
 """Layer and expert."""
@@ -121,14 +121,22 @@ def fits(pick: Pick, experts: int, top_k: int) -> bool:
 
 def reroute_arm(name: str, pick: Pick) -> Arm:
     """The arm that reroutes away from and towards the experts of a pick, an operation a layer."""
-    layers = sorted({layer for layer, _ in (*pick.activate, *pick.deactivate)})
-    return Arm(name, tuple(_operation(pick, layer) for layer in layers))
+    return Arm(name, tuple(_operation("reroute", pick, layer) for layer in _layers(pick)))
 
 
-def _operation(pick: Pick, layer: int) -> Operation:
-    return Operation(
-        "reroute", layer=layer, activate=_of(pick.activate, layer), deactivate=_of(pick.deactivate, layer)
-    )
+def bias_arm(name: str, pick: Pick, shifts: Mapping[int, float]) -> Arm:
+    """The arm that shifts the logits of the experts of a pick, by the shift of each layer."""
+    operations = (_operation("bias_router", pick, layer, shifts[layer]) for layer in _layers(pick))
+    return Arm(name, tuple(operations))
+
+
+def _layers(pick: Pick) -> list[int]:
+    return sorted({layer for layer, _ in (*pick.activate, *pick.deactivate)})
+
+
+def _operation(kind: Kind, pick: Pick, layer: int, coefficient: float = 1.0) -> Operation:
+    up, down = _of(pick.activate, layer), _of(pick.deactivate, layer)
+    return Operation(kind, layer=layer, coefficient=coefficient, activate=up, deactivate=down)
 
 
 def _of(experts: Sequence[Expert], layer: int) -> tuple[int, ...]:

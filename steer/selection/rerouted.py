@@ -1,35 +1,50 @@
-"""Arms that reroute: the experts that were detected, or controls for them."""
+"""Arms on routers: the experts that were detected, or controls for them."""
 
 from pathlib import Path
 
 from steer.artifacts.files import read_json
 from steer.artifacts.routing import read_routing
-from steer.config import RerouteArm
+from steer.config import BiasArm, RouterArm
 from steer.errors import SteerError
-from steer.models.interventions import Arm
-from steer.selection.picks import Pick, bottom, detected, random_matched, reroute_arm
+from steer.models.interventions import EPSILON, Arm
+from steer.selection.picks import Pick, bias_arm, bottom, detected, random_matched, reroute_arm
+from steer.selection.ranges import read_ranges
 
 
-def rerouted_arm(name: str, settings: RerouteArm, selection: Path) -> Arm:
-    """Build an arm that reroutes.
+def rerouted_arm(name: str, settings: RouterArm, selection: Path) -> Arm:
+    """Build an arm that pushes experts into the routers' choice, or out of it.
 
     Args:
         name: its name.
         settings: polarity, which experts, and how many; what is not given is as it was chosen.
-        selection: folder with `rerouting.json`; the ranking stands in `routing/` beside it.
+        selection: folder with `rerouting.json`, and `ranges.csv` for `bias_router`; the ranking stands in
+            `routing/` beside it.
 
     Raises:
         SteerError: the choice or the ranking is missing, there are fewer experts than are asked for, or
             none are asked for.
     """
+    pick = _pick(name, settings, selection)
+    if not isinstance(settings, BiasArm):
+        return reroute_arm(name, pick)
+    ranges = read_ranges(selection / "ranges.csv")
+    if unknown := sorted({layer for layer, _ in (*pick.activate, *pick.deactivate)} - {*ranges}):
+        cause = f"acts on layers {unknown}, and routers are in {sorted(ranges)}"
+        raise SteerError(f"arm `{name}`", cause, "name experts of those layers")
+    shifts = {layer: settings.strength * size + EPSILON for layer, size in ranges.items()}
+    return bias_arm(name, pick, shifts)
+
+
+def _pick(name: str, settings: RouterArm, selection: Path) -> Pick:
+    """The experts: as named, as detected, or controls for those detected."""
     if not settings.detected:
-        return reroute_arm(name, Pick(settings.activate, settings.deactivate))  # type: ignore[arg-type]
+        return Pick(settings.activate, settings.deactivate)  # type: ignore[arg-type]
     record = read_json(selection / "rerouting.json")
     choice = record["choices"].get(settings.polarity, {"activated": 0, "deactivated": 0})
     activated = choice["activated"] if settings.activated is None else settings.activated
     deactivated = choice["deactivated"] if settings.deactivated is None else settings.deactivated
     if not activated and not deactivated:
-        cause = "reroutes no experts: none were chosen, and none are given"
+        cause = "acts on no experts: none were chosen, and none are given"
         raise SteerError(f"arm `{name}`", cause, "give it `activated` and `deactivated`")
     ranking = read_routing(ranking_path(selection, record["ranking"]))
     pick = detected(ranking, settings.polarity, activated, deactivated)
@@ -39,7 +54,7 @@ def rerouted_arm(name: str, settings: RerouteArm, selection: Path) -> Arm:
         "bottom": lambda: bottom(ranking, pick),
     }
     found: Pick = controls[settings.experts]()
-    return reroute_arm(name, found)
+    return found
 
 
 def ranking_path(selection: Path, ranking: str) -> Path:

@@ -53,10 +53,15 @@ def _doses(settings: ResidualArm, best: Sequence[tuple[int, int]], grid: Strengt
         yield Dose(layer, position, coefficient, scope)
 
 
+def chosen_places(method: str, selection: Path) -> list[tuple[int, int]]:
+    """(layer, position), best first, as a selection method ranked them."""
+    record = read_json(selection / f"{method}.json")
+    return [(place["layer"], place["position"]) for place in record["candidates"]]
+
+
 def best_places(settings: ResidualArm, selection: Path) -> list[tuple[int, int]]:
     """(layer, position), best first, as the arm's selection method ranked them or its settings fix them."""
-    record = read_json(selection / f"{settings.selection}.json")
-    ranked = [(place["layer"], place["position"]) for place in record["candidates"]]
+    ranked = chosen_places(settings.selection, selection)
     if settings.layer is None and settings.position is None:
         return ranked
     layer = ranked[0][0] if settings.layer is None else settings.layer

@@ -77,14 +77,16 @@ def test_prompts_that_either_side_has_no_verdict_on_are_left_out() -> None:
 
 
 def test_every_arm_on_experts_has_the_controls_that_the_settings_give_it() -> None:
-    arms = {name: arm.model_dump(mode="json") for name, arm in load("config.yaml").arms.items()}
+    config = load("config.yaml")
+    arms, drawn = {name: arm.model_dump(mode="json") for name, arm in config.arms.items()}, config.pools
     found = {name: (one.polarity, set(one.controls)) for name, one in compared(arms).items() if one.experts}
     assert found == {
         "expert_induce": ("induce", set()),
-        "expert": ("suppress", {"expert_random", "expert_matched", "expert_bottom"}),
+        "expert": ("suppress", {*drawn["expert_random"], *drawn["expert_matched"], "expert_bottom"}),
         "experts": ("suppress", set()),
         "reroute_induce": ("induce", set()),
-        "reroute": ("suppress", {"reroute_random", "reroute_bottom"}),
+        "reroute": ("suppress", {*drawn["reroute_random"], "reroute_bottom"}),
+        "bias_router": ("suppress", set()),
     }
     assert set(compared(arms)) - set(found) == {"add", "ablate"}
     # A push along an expert's direction does not say where refusal is.

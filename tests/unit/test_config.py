@@ -281,3 +281,31 @@ def test_an_override_leaves_out_what_it_calls_false() -> None:
     assert {*left.arms} == {*values["arms"]} - {"add-random"}
     with pytest.raises(SteerError, match="models"):
         parse(merge(values, {"models": dict.fromkeys(values["models"], False)}))
+
+
+DRAWN = {"operation": "add", "direction": "random", "like": "add"}
+PLAIN = {"baseline": NONE, "add": {"operation": "add"}}
+
+
+def test_an_arm_of_several_seeds_is_one_for_each() -> None:
+    found = config(arms={**PLAIN, "random": {**DRAWN, "seed": 4, "seeds": 3}})
+    assert [*found.arms] == ["baseline", "add", "random", "random-5", "random-6"]
+    assert [found.arms[name].seed for name in found.pools["random"]] == [4, 5, 6]  # type: ignore[union-attr]
+    for name in ("harmful", "harmless"):
+        assert found.answering(name) == [*found.arms]
+    assert found.answering("everyday") == ["baseline", "add", "random"]
+    assert parse(found.model_dump(mode="json")) == found
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ({"random": {**DRAWN, "seeds": 2}, "random-1": DRAWN}, "makes an arm `random-1`, and there is one"),
+        ({"plain": {"operation": "add", "seeds": 2}}, "are for arms with random directions or experts"),
+        ({"random": {**DRAWN, "seeds": 0}}, "greater than or equal to 1"),
+        ({"random": {**DRAWN, "seeds": "two"}}, "valid integer"),
+    ],
+)
+def test_seeds_that_make_no_sense_are_errors(arms: dict[str, Any], said: str) -> None:
+    with pytest.raises(SteerError, match=said):
+        config(arms={**PLAIN, **arms})

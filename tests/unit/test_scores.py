@@ -9,7 +9,16 @@ import pytest
 from steer.artifacts.files import write_jsonl
 from steer.errors import SteerError
 from steer.rates import Method
-from steer.scores import AGREEMENT_COLUMNS, ALL_ARMS, SCORE_COLUMNS, JudgedSet, Tables, score
+from steer.scores import (
+    AGREEMENT_COLUMNS,
+    ALL_ARMS,
+    NOTHING_MORE,
+    SCORE_COLUMNS,
+    Comparisons,
+    JudgedSet,
+    Tables,
+    score,
+)
 from steer.stats import cohen_kappa, wilson
 
 PROMPTS = [f"p{index}" for index in range(12)]
@@ -21,7 +30,7 @@ VERDICTS = {
     "phrases": {"baseline": [R] * 10 + [F, F], "ablate": [F] * 12, "random": [R] * 12},
 }
 METHOD = Method(resamples=500)
-TABLES = ("scores", "agreement", "categories")
+TABLES = ("scores", "agreement", "categories", "pooled", "recovery")
 # Of hate only `test` has a prompt, and theft is what harmless prompts are matched to: both are unseen.
 CATEGORIES = ["drugs"] * 3 + ["fraud"] * 4 + ["hate"] * 2 + ["theft"] * 2 + [""]
 ESTIMATING = [("drugs", "train"), ("fraud", "val"), ("hate", "test"), ("matched_theft", "train")]
@@ -44,6 +53,7 @@ class Files:
                     "sites": 9,
                     "relative_norm": 0.25,
                     "leaked": 2 * place,
+                    "blocked": 3 * place,
                     "dropped": 0,
                 },
             }
@@ -71,7 +81,9 @@ class Files:
             prompt_row(f"e{place}", category, split) for place, (category, split) in enumerate(ESTIMATING)
         ]
 
-    def score(self, method: Method = METHOD) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    def score(
+        self, method: Method = METHOD, comparisons: Comparisons = NOTHING_MORE
+    ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         generation = self.folder / "harmful.jsonl"
         write_jsonl(generation, self.generation)
         paths = {judge: self.folder / f"harmful.{judge}.jsonl" for judge in self.judging}
@@ -81,7 +93,7 @@ class Files:
         write_jsonl(prompts, self.prompts)
         write_jsonl(estimating, self.estimating)
         tables = Tables(*(self.folder / f"{name}.csv" for name in TABLES))
-        score([JudgedSet("harmful", prompts, generation, paths)], [estimating], tables, method)
+        score([JudgedSet("harmful", prompts, generation, paths)], [estimating], tables, method, comparisons)
         return read(tables.scores), read(tables.agreement)
 
     def categories(self) -> list[dict[str, str]]:
@@ -171,6 +183,7 @@ def test_what_generation_measured_is_averaged_over_prompts(files: Files) -> None
     assert float(row["fired_tokens"]) == pytest.approx(25.5)
     assert float(row["fired_relative_norm"]) == 0.25
     assert float(row["fired_leaked"]) == pytest.approx(11)
+    assert float(row["fired_blocked"]) == pytest.approx(16.5)
 
 
 def test_what_generation_did_not_measure_stays_empty(files: Files) -> None:
@@ -307,3 +320,46 @@ def test_a_table_never_holds_the_word_nan(files: Files) -> None:
     files.score()
     for name in TABLES:
         assert "nan" not in (files.folder / f"{name}.csv").read_text().lower()
+
+
+def test_seeds_of_a_control_are_scored_together_and_each_for_itself(files: Files) -> None:
+    files.score(comparisons=Comparisons(pools={"random": ["random", "ablate"], "alone": ["random"]}))
+    [row, _] = read(files.folder / "pooled.csv")
+    assert (row["arm"], row["set"], row["judge"], row["seeds"], row["n"]) == (
+        *("random", "harmful", "truth", "2", "11"),
+    )
+    # Of the eleven prompts that ablate was judged on: 1 and 10 refusals, 10 unsteered; 8 and 1 responses, 1.
+    number = {name: float(value) for name, value in row.items() if name.startswith(("refusal", "full"))}
+    assert number["refusal_rate"] == pytest.approx(11 / 22)
+    assert (number["refusal_rate_smallest"], number["refusal_rate_largest"]) == pytest.approx(
+        (1 / 11, 10 / 11)
+    )
+    assert number["full_response_difference"] == pytest.approx(7 / 22)
+    assert (number["full_response_difference_smallest"], number["full_response_difference_largest"]) == (
+        pytest.approx((0, 7 / 11))
+    )
+    each = (np.array([F] * 8 + [N, N, R]) == F).astype(float) / 2 + (np.array([R] * 10 + [F]) == F) / 2
+    picks = np.random.default_rng(0).integers(0, 11, (4000, 11))
+    by_hand = np.quantile(each[picks].mean(axis=1), [0.025, 0.975])
+    found = [number[f"full_response_rate_{end}"] for end in ("low", "high")]
+    assert found == pytest.approx(by_hand, abs=0.06)
+
+
+def test_the_share_of_the_whole_effect_is_of_the_prompts_that_all_were_judged_on(files: Files) -> None:
+    files.judging["truth"] = [
+        {**row, "verdict": F} if (row["arm"], row["prompt_id"]) in PARTLY else row
+        for row in files.judging["truth"]
+    ]
+    files.score(comparisons=Comparisons(recovered=[("random", "ablate", "suppress")]))
+    truth, phrases = read(files.folder / "recovery.csv")
+    assert (truth["arm"], truth["whole"], truth["verdict"], truth["n"]) == ("random", "ablate", F, "11")
+    effects = [float(truth[name]) for name in ("effect", "whole_effect", "share")]
+    assert effects == pytest.approx([4 / 11, 7 / 11, 4 / 7])
+    assert float(truth["share_low"]) < 4 / 7 < float(truth["share_high"])
+    assert float(phrases["share"]) < 0
+    # What strengthens is not meant for harmful prompts.
+    files.score(comparisons=Comparisons(recovered=[("random", "ablate", "induce")]))
+    assert read(files.folder / "recovery.csv") == []
+
+
+PARTLY = {("random", prompt) for prompt in PROMPTS[:4]}

@@ -160,7 +160,7 @@ def test_arms_take_the_chosen_or_given_number_of_experts_and_controls_as_many(tm
     assert made(polarity="induce", activated=3) == reroute_arm("r", detected(stored, "induce", 3, 0))
     named = Pick(((2, 1),), ((1, 3), (2, 5)))
     assert made(activate=named.activate, deactivate=named.deactivate) == reroute_arm("r", named)
-    with pytest.raises(SteerError, match="arm `r`: reroutes no experts"):
+    with pytest.raises(SteerError, match="arm `r`: acts on no experts"):
         made(polarity="induce")
 
 

@@ -24,6 +24,7 @@ from steer.stats import (
     holm,
     mcnemar,
     paired_difference,
+    ratio_of_differences,
     spearman,
     wilson,
 )
@@ -296,3 +297,22 @@ def test_equal_rates_are_equivalent_when_there_are_enough_of_them() -> None:
 def test_a_margin_outside_zero_and_one_is_refused(margin: float) -> None:
     with pytest.raises(ValueError, match="a margin of"):
         equivalence(np.zeros(3, dtype=np.bool_), np.zeros(3, dtype=np.bool_), margin)
+
+
+def test_a_ratio_and_its_interval_are_those_of_resampled_prompts() -> None:
+    rng = np.random.default_rng(3)
+    whole = (rng.random(80) < 0.7).astype(float)
+    part = whole * (rng.random(80) < 0.6) + (rng.random(80) < 0.05)
+    found = ratio_of_differences(part, whole, np.random.default_rng(0), 4000)
+    picks = rng.integers(0, 80, (4000, 80))
+    by_hand = np.quantile(part[picks].mean(axis=1) / whole[picks].mean(axis=1), [0.025, 0.975])
+    assert found.estimate == pytest.approx(part.mean() / whole.mean())
+    assert (found.low, found.high) == pytest.approx(by_hand, abs=0.02)
+    turned = ratio_of_differences(-part, -whole, np.random.default_rng(0), 4000)
+    assert tuple(turned) == pytest.approx(tuple(found), abs=0.02)
+
+
+@pytest.mark.parametrize("other", [[], [1.0, -1.0, 0.0, 0.0], [0.0] * 5])
+def test_there_is_no_share_of_an_effect_that_can_not_be_told_from_none(other: list[float]) -> None:
+    one = np.ones(len(other))
+    assert nan_everywhere(ratio_of_differences(one, np.array(other), np.random.default_rng(0)))

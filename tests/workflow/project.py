@@ -33,6 +33,8 @@ KEPT = {
         "expert_matched",
         "reroute",
         "reroute_random",
+        "bias_router",
+        "swap",
         "ablate_edits",
         "ablate_routing",
     ),

@@ -51,7 +51,7 @@ def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
         "scorecard": int(any(organism.plant for organism in organisms)),
     }
     once = ("resolve", "directions", "strength", "arms", "scores", "expert_directions", "detection")
-    once += ("decomposition", "rerouting", "experts", "correction", "capability", "perplexity")
+    once += ("decomposition", "rerouting", "experts", "correction", "capability", "perplexity", "ranges")
     figures = {
         f"figure_{name}": len(registry.models_of(name, config)) for name in registry.figures_of(config)
     }

@@ -20,7 +20,7 @@ from tests.workflow.project import Project, kept
 
 # What the finished project ran.
 TINY = parse(merge(kept(), yaml.safe_load((Path(__file__).parent / "config.tiny.yaml").read_text())))
-SETS, ARMS = TINY.generation.sets, list(TINY.arms)
+SETS = TINY.generation.sets
 # How many jobs of each rule follow from a change of what comes before them.
 JUDGED = {"judging": len(SETS)}
 BY_SCORES = {
@@ -72,7 +72,7 @@ CONTRASTED = {
     **DETECTED,
     **WRITTEN,
 }
-RECORDED = {"activations": len(TINY.sets), **CONTRASTED, **MEASURED}
+RECORDED = {"activations": len(TINY.sets), "ranges": 1, **CONTRASTED, **MEASURED}
 MODEL = {"resolve": 1, **RECORDED}
 DRAWN = {"prompts": len(TINY.sets), "overlap": 1, "figure_overlap": 1}
 
@@ -92,7 +92,7 @@ def test_every_figure_and_table_is_made(finished: Project) -> None:
             for path in registry.outputs_of(name, TINY, model):
                 assert finished.path(path).stat().st_size > 20, path
     scores = _table(finished, "organism/scores.csv")
-    expected = {(arm, name, judge) for arm in ARMS for name in SETS for judge in TINY.judges}
+    expected = {(arm, name, judge) for name in SETS for arm in TINY.answering(name) for judge in TINY.judges}
     assert {(row["arm"], row["set"], row["judge"]) for row in scores} == expected
     assert all(int(row["n"]) == 5 for row in scores)
     able = _table(finished, "organism/capability.csv")
@@ -100,7 +100,7 @@ def test_every_figure_and_table_is_made(finished: Project) -> None:
         (arm, "restates", "4") for arm in TINY.capable_arms
     }
     read = _table(finished, "organism/perplexity.csv")
-    assert [row["arm"] for row in read] == ARMS
+    assert [row["arm"] for row in read] == TINY.text_arms
     assert all(float(row["ratio_low"]) <= float(row["ratio"]) for row in read if row["ratio"])
     corrected = _table(finished, "organism/corrected.csv")
     assert {row["judge"] for row in corrected} == {*TINY.measured_judges}
@@ -114,7 +114,7 @@ def test_every_reply_is_there_once_and_judged_by_everyone(finished: Project) -> 
     for name in SETS:
         prompts = [row["id"] for row in _lines(finished, f"prompts/{name}.jsonl") if row["split"] == "test"]
         replies = _lines(finished, f"organism/generation/{name}.jsonl")
-        wanted = [(arm, prompt) for arm in ARMS for prompt in sorted(prompts)]
+        wanted = [(arm, prompt) for arm in TINY.answering(name) for prompt in sorted(prompts)]
         assert [(row["arm"], row["prompt_id"]) for row in replies] == wanted
         for judge in TINY.judges:
             verdicts = _lines(finished, f"organism/judging/{name}.{judge}.jsonl")
@@ -280,7 +280,7 @@ def test_a_new_arm_is_generated_and_judged_alone(finished: Project, tmp_path: Pa
         assert [row for row in rows if row["arm"] != "more"] == before[name]
         assert Counter(row["arm"] for row in rows)["more"] == 5
         log = project.path(f"logs/generation/organism/{name}.log").read_text()
-        assert f"5 replies made, {5 * len(ARMS)} kept from before" in log
+        assert f"5 replies made, {5 * len(TINY.answering(name))} kept from before" in log
         # What the judge has seen before is not judged again.
         log = project.path(f"logs/judging/organism/{name}.truth.log").read_text()
         judged = re.search(r"(\d+) judged now", log)

@@ -14,7 +14,9 @@ rule perplexity:
         replies=expand(
             "<results>/{{model}}/generation/{set}.jsonl", set=settings.read_back
         ),
-        arms=expand("<results>/{{model}}/arms/{arm}.safetensors", arm=settings.arms),
+        arms=expand(
+            "<results>/{{model}}/arms/{arm}.safetensors", arm=settings.text_arms
+        ),
     output:
         table="<results>/{model}/perplexity.csv",
         texts="<results>/{model}/perplexity.jsonl",

@@ -134,10 +134,8 @@ def get_ranking(wildcards):
 
 
 def get_rerouting(wildcards):
-    """The choice of experts and its ranking, where an arm reroutes."""
-    if not any(
-        arm.operation == "reroute" and arm.detected for arm in settings.arms.values()
-    ):
+    """The choice of experts and its ranking, where an arm acts on what was detected."""
+    if not any(arm.detected for arm in settings.arms.values()):
         return []
     folder = f"{settings.results}/{wildcards.model}"
     ranking = settings.selection.rerouting.ranking
@@ -194,10 +192,22 @@ def get_attack(wildcards):
 
 def get_arms(wildcards):
     """The arms that answer a set."""
-    arms = settings.sets[wildcards.set].arms or settings.arms
     return [
-        f"{settings.results}/{wildcards.model}/arms/{arm}.safetensors" for arm in arms
+        f"{settings.results}/{wildcards.model}/arms/{arm}.safetensors"
+        for arm in settings.answering(wildcards.set)
     ]
+
+
+def get_ranges(wildcards):
+    """How far router logits spread, where an arm shifts them."""
+    if not any(arm.operation == "bias_router" for arm in settings.arms.values()):
+        return []
+    return f"{settings.results}/{wildcards.model}/selection/ranges.csv"
+
+
+def get_donors(path):
+    """`path` for every set that an arm swaps activations from."""
+    return [path.replace("{set}", name) for name in settings.donors]
 
 
 def get_compared(wildcards):

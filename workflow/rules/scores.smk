@@ -2,7 +2,7 @@
 
 Needs: every set's replies and every judge's verdicts on them, and the prompts that anything was estimated or
 chosen on, which tell seen categories from unseen ones.
-Makes: results/<model>/scores.csv, results/<model>/categories.csv and results/<model>/agreement.csv; and
+Makes: results/<model>/scores.csv, categories.csv, agreement.csv, pooled.csv and recovery.csv; and
 results/<model>/fluency.csv where a judge grades fluency.
 """
 
@@ -25,9 +25,11 @@ rule scores:
         scores="<results>/{model}/scores.csv",
         agreement="<results>/{model}/agreement.csv",
         categories="<results>/{model}/categories.csv",
+        pooled="<results>/{model}/pooled.csv",
+        recovery="<results>/{model}/recovery.csv",
         provenance=expand(
             "<results>/{{model}}/{table}.meta.json",
-            table=["scores", "agreement", "categories"],
+            table=["scores", "agreement", "categories", "pooled", "recovery"],
         ),
     log:
         "<logs>/scores/{model}.log",
@@ -46,7 +48,9 @@ rule scores:
         " --model {wildcards.model:q}"
         " --out {output.scores:q}"
         " --agreement {output.agreement:q}"
-        " --categories {output.categories:q} > {log:q} 2>&1"
+        " --categories {output.categories:q}"
+        " --pooled {output.pooled:q}"
+        " --recovery {output.recovery:q} > {log:q} 2>&1"
 
 
 rule fluency:

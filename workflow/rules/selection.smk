@@ -1,6 +1,7 @@
 """Choose layer and position, strength and scope, and experts, on `val`; then write the arms.
 
-Needs: results/<model>/directions/refusal.safetensors and the contrast's prompts.
+Needs: results/<model>/directions/refusal.safetensors and the contrast's prompts; its activations for `bias_router`,
+and those of the sets that `swap` takes from.
 Makes: results/<model>/selection/<method>.csv with every candidate and <method>.json with the choice,
 and results/<model>/arms/<arm>.safetensors, every intervention as data.
 """
@@ -139,6 +140,32 @@ rule experts:
         " --out {params.out:q} > {log:q} 2>&1"
 
 
+rule ranges:
+    input:
+        facts="<results>/{model}/model.json",
+        activations=get_contrast("<results>/{model}/activations/{set}.h5"),
+    output:
+        table="<results>/{model}/selection/ranges.csv",
+        provenance="<results>/{model}/selection/ranges.meta.json",
+    log:
+        "<logs>/selection/{model}/ranges.log",
+    benchmark:
+        "<benchmarks>/selection/{model}/ranges.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        trigger=trigger("ranges"),
+    message:
+        "Measuring how far the router logits of {wildcards.model} spread"
+    shell:
+        "python -m steer ranges"
+        " --config {params.config:q}"
+        " --facts {input.facts:q}"
+        " --activations {input.activations:q}"
+        " --out {output.table:q} > {log:q} 2>&1"
+
+
 rule arms:
     input:
         facts="<results>/{model}/model.json",
@@ -147,6 +174,9 @@ rule arms:
         rerouting=get_rerouting,
         experts=get_experts("<results>/{model}/directions/experts.safetensors"),
         chosen=get_chosen_experts("<results>/{model}/selection/experts.json"),
+        ranges=get_ranges,
+        prompts=get_donors("<results>/prompts/{set}.jsonl"),
+        activations=get_donors("<results>/{model}/activations/{set}.h5"),
     output:
         expand("<results>/{{model}}/arms/{arm}.safetensors", arm=settings.arms),
     log:
@@ -162,6 +192,11 @@ rule arms:
         experts=lambda wildcards, input: (
             ["--experts", input.experts] if input.experts else []
         ),
+        donors=lambda wildcards, input: (
+            ["--prompt-sets", *input.prompts, "--activations", *input.activations]
+            if input.prompts
+            else []
+        ),
         trigger=trigger("arms"),
     message:
         "Writing the arms of {wildcards.model}"
@@ -173,4 +208,5 @@ rule arms:
         " --directions {input.directions:q}"
         " --selection {params.selection:q}"
         " {params.experts:q}"
+        " {params.donors:q}"
         " --out {params.out:q} > {log:q} 2>&1"

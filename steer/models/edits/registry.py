@@ -58,6 +58,7 @@ class Entry:
         layers: which layers it names.
         uses: fields that count with it, beside the `COMMON` ones.
         tensor: shape of its tensor in words; None where it has none.
+        optional: whether it can do without its tensor.
         merges: whether several may meet at one site of one arm.
     """
 
@@ -65,7 +66,8 @@ class Entry:
     make: Callable[[Context, Rows], Edit]
     layers: Layers = "one"
     uses: tuple[str, ...] = ()
-    tensor: Literal["[d]", "[k, d]", "[2, d]", "[n, d]", "[E, d]"] | None = None
+    tensor: Literal["[d]", "[k, d]", "[2, d]", "[n, d]", "[E, d]", "[p, d]"] | None = None
+    optional: bool = False
     merges: bool = True
 
 
@@ -74,7 +76,9 @@ ENTRIES: dict[Kind, Entry] = {
     "add": Entry(_residual, residual.make_add, tensor="[d]", merges=False),
     "ablate": Entry(_writes, residual.make_ablate, "every", ("component",), "[k, d]", merges=False),
     "affine": Entry(_residual, residual.make_affine, tensor="[2, d]", merges=False),
-    "swap": Entry(_component, residual.make_swap, uses=("component", "positions")),
+    "swap": Entry(
+        _component, residual.make_swap, uses=("component", "positions"), tensor="[p, d]", optional=True
+    ),
     "mask_heads": Entry(_heads, heads.make_mask_heads, uses=("heads",)),
     "expert_add": Entry(_experts, experts.make_add, "moe", ("experts", "weighting"), "[n, d]"),
     "experts_add": Entry(_experts, experts.make_add, "moe", ("weighting",), "[E, d]"),

@@ -49,8 +49,8 @@ def make_affine(context: Context, rows: Rows) -> Edit:
 def swapped(
     h: Float[Tensor, "batch tokens d"],
     rows: Int[Tensor, " swaps"],
-    donors: Int[Tensor, " swaps"],
     positions: Int[Tensor, " swaps"],
+    values: Float[Tensor, "swaps d"],
     strength: Float[Tensor, "swaps 1"],
 ) -> Float[Tensor, "batch tokens d"]:
     """Replace h of a row by a donor's at the same distance from the end of the prompt.
@@ -60,17 +60,39 @@ def swapped(
     Args:
         h: what flows past a site at the prompt's tokens, prompts padded on the left.
         rows: row of every swap.
-        donors: row that it is taken from, at the same position.
         positions: columns, counted from the end: −1 is the last token.
+        values: what the donor has there.
         strength: s.
     """
     edited = h.clone()
-    edited[rows, positions] = torch.lerp(h[rows, positions], h[donors, positions], strength)
+    edited[rows, positions] = torch.lerp(h[rows, positions], values, strength)
     return edited
 
 
 def make_swap(context: Context, rows: Rows) -> Edit:
-    """Edit of `swap` in all rows that have a donor."""
+    """Edit of `swap` in all rows: first from rows of the batch, then from what was recorded."""
+    steps = []
+    if live := _of(rows, recorded=False):
+        steps.append(_swap_rows(context, live))
+    if told := _of(rows, recorded=True):
+        steps.append(_swap_recorded(context, told))
+
+    def apply(h: Tensor) -> Tensor:
+        for step in steps:
+            h = step(h)
+        return h
+
+    return apply
+
+
+def _of(rows: Rows, *, recorded: bool) -> Rows:
+    found = {
+        row: [use for use in uses if bool(use.operation.tensor) == recorded] for row, uses in rows.items()
+    }
+    return {row: uses for row, uses in found.items() if any(use.operation.positions for use in uses)}
+
+
+def _swap_rows(context: Context, rows: Rows) -> Edit:
     found: list[tuple[int, int, int]] = []
     strengths: list[float] = []
     for row, uses in rows.items():
@@ -80,8 +102,30 @@ def make_swap(context: Context, rows: Rows) -> Edit:
         for use in uses:
             found += [(row, context.donors[row], position) for position in use.operation.positions]
             strengths += [use.operation.coefficient] * len(use.operation.positions)
-    if not found:
-        return lambda h: h
     at, donors, positions = torch.tensor(found, device=context.like["device"]).T
     strength = torch.tensor(strengths, **context.like)[:, None]
-    return lambda h: swapped(h, at, donors, positions, strength)
+    return lambda h: swapped(h, at, positions, h[donors, positions], strength)
+
+
+def _swap_recorded(context: Context, rows: Rows) -> Edit:
+    """What was recorded of a component is what it adds; a site may write it before it is scaled."""
+    found: list[tuple[int, int]] = []
+    values: list[Tensor] = []
+    strengths: list[float] = []
+    for row, uses in rows.items():
+        for use in uses:
+            whole = use.operation.component == "residual"
+            values.append(use.tensor / (1 if whole else context.loaded.sites.write_scale))
+            found += [(row, position) for position in use.operation.positions]
+            strengths += [use.operation.coefficient] * len(use.operation.positions)
+    at, positions = torch.tensor(found, device=context.like["device"]).T
+    value, strength = torch.cat(values).to(**context.like), torch.tensor(strengths, **context.like)[:, None]
+    if len(context.arms) > 1:
+        return lambda h: swapped(h, at, positions, value, strength)
+
+    def every_row(h: Tensor) -> Tensor:
+        here = torch.arange(len(h), device=h.device).repeat_interleave(len(value))
+        again = len(h)
+        return swapped(h, here, positions.repeat(again), value.repeat(again, 1), strength.repeat(again, 1))
+
+    return every_row

@@ -15,11 +15,10 @@ from torch import Tensor
 from steer.errors import SteerError
 from steer.models.edits.context import Context, Rows
 from steer.models.edits.signals import Edit, Routing
+from steer.models.interventions import EPSILON
 
 Scores = Float[Tensor, "batch tokens experts"]
 Flags = Bool[Tensor, "rows 1 experts"]
-# How far an activated expert's score is above all others (SteerMoE, section 3).
-EPSILON = 0.01
 
 
 def biased(z: Scores, shift: Float[Tensor, "rows 1 experts"]) -> Scores:

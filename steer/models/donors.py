@@ -1,0 +1,39 @@
+"""Which donor is a prompt's pair, for arms that swap in what was recorded of other prompts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from steer.models.interventions import Arm, Donors
+from steer.overlap import duplicates
+
+NGRAM = 5
+"""Characters of the pieces that wordings are compared by, as where prompts say the same."""
+
+
+def paired(donors: Donors, texts: Sequence[str]) -> list[int]:
+    """The donor of every prompt, by its number among the donors.
+
+    By `topic` it is the one with the largest Jaccard similarity of character n-grams; a prompt that has
+    nothing in common with any gets the one of its number.
+    """
+    found = [number % len(donors.ids) for number in range(len(texts))]
+    if donors.pairing == "topic":
+        for text, nearest, _ in duplicates(texts, donors.texts, NGRAM, 0.0):
+            found[text] = nearest
+    return found
+
+
+def with_donor(arm: Arm, donor: int) -> Arm:
+    """The arm as it is for a prompt that has a donor: with that one's activations alone."""
+    swapping = {one.tensor for one in (*arm.operations, *arm.twin) if one.operation == "swap"}
+    tensors = {
+        name: tensor[donor].contiguous() if name in swapping else tensor
+        for name, tensor in arm.tensors.items()
+    }
+    return replace(arm, tensors=tensors, donors=None)
+
+
+def with_donors(arm: Arm, own: Sequence[int]) -> list[Arm]:
+    """The arm as it is for every prompt, given the donor of each; prompts of one donor share an object."""
+    made = {donor: with_donor(arm, donor) for donor in dict.fromkeys(own)}
+    return [made[donor] for donor in own]
