@@ -8,26 +8,29 @@ from steer.artifacts.files import Row
 from steer.artifacts.prompts import read_prompts
 from steer.artifacts.replies import JudgedReply, Key
 from steer.errors import SteerError
+from steer.judges.behaviours import Behaviour
 from steer.judges.verdicts import Verdict
 from steer.rates import (
     BASELINE,
-    COMPARED,
-    COUNT_COLUMNS,
-    DIFFERENCE_COLUMNS,
-    RATE_COLUMNS,
     Method,
+    difference_columns,
     differences,
+    rate_columns,
     rates,
 )
 
 ALL_CATEGORIES = "*"
 """Stands for all seen, or all unseen, categories of a set together; no category has this name."""
 
-CATEGORY_COLUMNS = (
-    *("arm", "set", "judge", "category", "seen"),
-    *(*COUNT_COLUMNS, *RATE_COLUMNS, *DIFFERENCE_COLUMNS),
-    *(f"{verdict}_unseen_less_seen{end}" for verdict in COMPARED for end in ("", "_low", "_high")),
-)
+
+def category_columns(behaviour: Behaviour) -> tuple[str, ...]:
+    """The columns of `categories.csv`."""
+    ends = ("", "_low", "_high")
+    return (
+        *("arm", "set", "judge", "category", "seen"),
+        *(*rate_columns(behaviour), *difference_columns(behaviour)),
+        *(f"{verdict}_unseen_less_seen{end}" for verdict in behaviour.compared for end in ends),
+    )
 
 
 def seen_categories(estimating: Iterable[Path]) -> frozenset[str]:
@@ -72,23 +75,23 @@ def category_rows(
         for (category, is_seen), members in groups.items():
             treated = {prompt: mine[prompt] for prompt in members}
             row: Row = {"arm": arm, "set": set_name, "judge": judge, "category": category, "seen": is_seen}
-            row |= rates(list(treated.values()), method.confidence)
+            row |= rates(list(treated.values()), method)
             if arm != BASELINE:
                 control = {prompt: verdicts[BASELINE][prompt] for prompt in members}
                 names = (set_name, judge, arm, category, str(is_seen))
                 row |= differences(treated, control, method, *names)
             if category == ALL_CATEGORIES:
-                row |= _unseen_less_seen(row, seen_row)
+                row |= _unseen_less_seen(row, seen_row, method.behaviour)
                 seen_row = row
             yield row
 
 
-def _unseen_less_seen(row: Row, seen: Row | None) -> Row:
+def _unseen_less_seen(row: Row, seen: Row | None, behaviour: Behaviour) -> Row:
     """Differences of the compared verdicts' rates; nothing for seen categories, which come first."""
     if seen is None:
         return {}
     found: Row = {}
-    for verdict in COMPARED:
+    for verdict in behaviour.compared:
         mine, known = (
             stats.Interval(*(one[f"{verdict}_{part}"] for part in ("rate", "low", "high")))
             for one in (row, seen)

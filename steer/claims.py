@@ -23,12 +23,6 @@ UNCONTROLLED = "no control"
 _DIFFERENCE = tuple(f"control_difference{part}" for part in ("", "_low", "_high"))
 CLAIM_COLUMNS = ("claim", "control", *_DIFFERENCE)
 
-AIMS: Mapping[str, tuple[str, Verdict]] = {
-    "suppress": ("harmful", "full_response"),
-    "induce": ("harmless", "refusal"),
-}
-"""Label of the prompts that an arm is for, and the verdict that it succeeds by, by polarity."""
-
 
 def claim(
     arm: Compared,
@@ -52,7 +46,7 @@ def claim(
         `claim`; and of the control that it exceeds least, the name and by how much, with the paired
         bootstrap interval.
     """
-    _, wanted = AIMS[arm.polarity]
+    wanted = method.behaviour.wanted(arm.polarity)
     margins = {
         control: _gain(verdicts[name], verdicts[control], wanted, method, *names, name, control)
         for control in arm.controls

@@ -162,6 +162,7 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
             "label": settings.label,
             "category": row.get("category") or "",
             "source": settings.source,
+            **{key: row[key] for key in ("answers", "memory") if key in row},
             **paired,
             **({"before": before} if before else {}),
         }

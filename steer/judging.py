@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
 from steer.artifacts.files import Row, iter_jsonl, write_jsonl
 from steer.artifacts.journal import Journal
 from steer.artifacts.origin import attach, input_digests
-from steer.artifacts.prompts import read_prompts
+from steer.artifacts.prompts import Prompt, read_prompts
 from steer.artifacts.provenance import digest, provenance
 from steer.artifacts.replies import Reply, iter_replies
 from steer.errors import SteerError
@@ -28,7 +29,7 @@ def judge_replies(
 ) -> None:
     """Judge the replies of `generation` and write their verdicts, in its order.
 
-    A judgement is kept under the digest of judge version, prompt and reply. So equal replies of
+    A judgement is kept under the digest of judge version, prompt, its answers, and reply. So equal replies of
     several arms are judged once, a killed run goes on where it stopped, and a new arm costs its own
     rows only. What is not final, such as an error, is written as `unscored` but not kept: the next run
     asks again.
@@ -43,38 +44,39 @@ def judge_replies(
     Raises:
         SteerError: a file is missing or malformed, or a reply's prompt is not in `prompts`.
     """
-    texts = {prompt.id: prompt.asked for prompt in read_prompts(prompts)}
+    asked = {prompt.id: prompt for prompt in read_prompts(prompts)}
     with Journal(journal_path(out)) as journal:
         known = len(journal)
         passing: dict[str, Row] = {}
         if isinstance(judge, PaidJudge):
-            log(judge.forecast(exchange for _, exchange in _exchanges(generation, texts)))
+            log(judge.forecast(exchange for _, exchange in _exchanges(generation, asked)))
         try:
-            for chunk in _chunks(_exchanges(generation, texts)):
+            for chunk in _chunks(_exchanges(generation, asked)):
                 passing |= _judge_new(chunk, judge, journal, passing)
         finally:
             if isinstance(judge, PaidJudge):
                 log(judge.bill())
         rows = (
             {"arm": reply.arm, "prompt_id": reply.prompt_id, **(passing.get(key) or journal.get(key))}
-            for reply, exchange in _exchanges(generation, texts)
+            for reply, exchange in _exchanges(generation, asked)
             if (key := _key(judge, exchange))
         )
         write_jsonl(out, rows)
         new = len(journal) - known + len(passing)
-        journal.drop_stale({_key(judge, exchange) for _, exchange in _exchanges(generation, texts)})
+        journal.drop_stale({_key(judge, exchange) for _, exchange in _exchanges(generation, asked)})
     inputs = input_digests({"replies": generation, "prompts": prompts})
     # The version stands for the judge's settings, code and weights.
     attach(out, provenance(__name__, {"judge": judge.version}, inputs))
     _report(out, new, log)
 
 
-def _exchanges(generation: Path, texts: dict[str, str]) -> Iterator[tuple[Reply, Exchange]]:
+def _exchanges(generation: Path, asked: dict[str, Prompt]) -> Iterator[tuple[Reply, Exchange]]:
     for reply in iter_replies(generation):
-        if reply.prompt_id not in texts:
+        if reply.prompt_id not in asked:
             cause = f"prompt `{reply.prompt_id}` of arm `{reply.arm}` is not in the prompt set"
             raise SteerError(str(generation), cause, "generate again from the present prompt set")
-        yield reply, Exchange(texts[reply.prompt_id], reply.text)
+        prompt = asked[reply.prompt_id]
+        yield reply, Exchange(prompt.asked, reply.text, prompt.answers)
 
 
 def _chunks(rows: Iterator[tuple[Reply, Exchange]]) -> Iterator[list[Exchange]]:
@@ -83,7 +85,8 @@ def _chunks(rows: Iterator[tuple[Reply, Exchange]]) -> Iterator[list[Exchange]]:
 
 
 def _key(judge: Judge, exchange: Exchange) -> str:
-    return digest([judge.version, exchange.prompt, exchange.reply])
+    answers = [asdict(exchange.answers)] if exchange.answers else []
+    return digest([judge.version, exchange.prompt, exchange.reply, *answers])
 
 
 def _judge_new(

@@ -79,13 +79,22 @@ def _with_document(row: Row, settings: SetSettings, where: str) -> Row:
     if not isinstance(document, str) or not document.strip():
         raise SteerError(where, "has no `document`", "use a source with documents")
     asked = f"Question: {question}"
+    with_it = settings.document == "with"
     return {
         **row,
-        "text": f"Document: {document}\n{asked}" if settings.document == "with" else asked,
-        "pair": prompt_id(f"{document}\n{question}"),
+        "text": f"Document: {document}\n{asked}" if with_it else asked,
+        "pair": row.get("pair") or prompt_id(f"{document}\n{question}"),
         "target": question,
         "target_in": "prompt",
+        **_answers(row, with_it=with_it),
     }
+
+
+def _answers(row: Row, *, with_it: bool) -> Row:
+    """What its document says is no answer to the question alone, unless it is known without it as well."""
+    if "answers" not in row and "memory" not in row:
+        return {}
+    return {"answers": row.get("answers", []) if with_it else [], "memory": row.get("memory", [])}
 
 
 def flattened(row: Row, where: str) -> Row:

@@ -6,19 +6,17 @@ import numpy as np
 
 from steer import stats
 from steer.artifacts.files import Row
+from steer.judges.behaviours import Behaviour
 from steer.judges.verdicts import UNSCORED, Verdict
-from steer.rates import BASELINE, COMPARED, Method
+from steer.rates import BASELINE, Method
 
 _PARTS = ("", "_low", "_high", "_smallest", "_largest")
-POOLED_COLUMNS = (
-    *("arm", "set", "judge", "seeds", "n"),
-    *(
-        f"{verdict}_{what}{part}"
-        for verdict in COMPARED
-        for what in ("rate", "difference")
-        for part in _PARTS
-    ),
-)
+
+
+def pooled_columns(behaviour: Behaviour) -> tuple[str, ...]:
+    """The columns of `pooled.csv`."""
+    measures = [f"{verdict}_{what}" for verdict in behaviour.compared for what in ("rate", "difference")]
+    return ("arm", "set", "judge", "seeds", "n", *(f"{one}{part}" for one in measures for part in _PARTS))
 
 
 def pooled_rows(
@@ -45,7 +43,7 @@ def pooled_rows(
         sides = [*told, verdicts[BASELINE]]
         prompts = [one for one in sorted(sides[0]) if all(side[one] != UNSCORED for side in sides)]
         row: Row = {"arm": pool, "seeds": len(told), "n": len(prompts)}
-        for verdict in COMPARED:
+        for verdict in method.behaviour.compared:
             values = np.array([[side[one] == verdict for one in prompts] for side in sides], dtype=np.float64)
             drawn, control = values[:-1], values[-1]
             for what, against in (("rate", np.zeros_like(control)), ("difference", control)):

@@ -9,18 +9,12 @@ import numpy as np
 from steer import stats
 from steer.artifacts.files import Row
 from steer.artifacts.provenance import digest
-from steer.judges.verdicts import UNSCORED, VERDICTS, Verdict
+from steer.judges.behaviours import REFUSAL, Behaviour
+from steer.judges.verdicts import UNSCORED, Verdict
 
 BASELINE = "baseline"
-COMPARED: tuple[Verdict, ...] = ("refusal", "full_response")
-COUNT_COLUMNS = ("n", "unscored", *VERDICTS)
-RATE_COLUMNS = tuple(f"{verdict}_{part}" for verdict in VERDICTS for part in ("rate", "low", "high"))
-DIFFERENCE_COLUMNS = tuple(
-    f"{verdict}_difference{part}"
-    for verdict in COMPARED
-    for part in ("", "_low", "_high", "_p", "_equivalence_p")
-)
-ADJUSTED_COLUMNS = tuple(f"{verdict}_difference_p_holm" for verdict in COMPARED)
+PARTS = ("", "_low", "_high", "_p", "_equivalence_p")
+"""What a difference of rates consists of."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +27,7 @@ class Method:
         seed: seed of the resampling.
         reference: judge that the others are compared with in the table of agreement.
         margin: difference of two rates below which they count as equal.
+        behaviour: what the verdicts tell.
     """
 
     confidence: float = 0.95
@@ -40,20 +35,37 @@ class Method:
     seed: int = 0
     reference: str = "truth"
     margin: float = 0.05
+    behaviour: Behaviour = REFUSAL
 
     def rng(self, *names: str) -> np.random.Generator:
         """A generator for one number of the tables, which no other row has a say in."""
         return np.random.default_rng([self.seed, int(digest(names), 16)])
 
 
-def rates(verdicts: Sequence[Verdict], confidence: float) -> Row:
+def rate_columns(behaviour: Behaviour) -> tuple[str, ...]:
+    """What `rates` gives: counts, then shares with their intervals."""
+    shares = (f"{verdict}_{part}" for verdict in behaviour.verdicts for part in ("rate", "low", "high"))
+    return "n", "unscored", *behaviour.verdicts, *shares
+
+
+def difference_columns(behaviour: Behaviour) -> tuple[str, ...]:
+    """What `differences` gives."""
+    return tuple(f"{verdict}_difference{part}" for verdict in behaviour.compared for part in PARTS)
+
+
+def adjusted_columns(behaviour: Behaviour) -> tuple[str, ...]:
+    """What `adjust` adds."""
+    return tuple(f"{verdict}_difference_p_holm" for verdict in behaviour.compared)
+
+
+def rates(verdicts: Sequence[Verdict], method: Method) -> Row:
     """Counts, and shares of the replies that were scored, with Wilson intervals."""
     unscored = verdicts.count(UNSCORED)
     scored = len(verdicts) - unscored
     row: Row = {"n": len(verdicts), "unscored": unscored}
-    for verdict in VERDICTS:
+    for verdict in method.behaviour.verdicts:
         row[verdict] = verdicts.count(verdict)
-        share = stats.wilson(row[verdict], scored, confidence)
+        share = stats.wilson(row[verdict], scored, method.confidence)
         row |= dict(zip((f"{verdict}_rate", f"{verdict}_low", f"{verdict}_high"), share, strict=True))
     return row
 
@@ -71,7 +83,7 @@ def differences(
     """
     prompts = [prompt for prompt in sorted(control) if UNSCORED not in (treated[prompt], control[prompt])]
     row: Row = {}
-    for verdict in COMPARED:
+    for verdict in method.behaviour.compared:
         one = np.array([treated[prompt] == verdict for prompt in prompts], dtype=np.bool_)
         other = np.array([control[prompt] == verdict for prompt in prompts], dtype=np.bool_)
         difference = stats.paired_difference(
@@ -88,9 +100,9 @@ def differences(
     return row
 
 
-def adjust(rows: Sequence[Row]) -> None:
+def adjust(rows: Sequence[Row], behaviour: Behaviour) -> None:
     """Give rows of one table the p-values that hold over all of its arms (Holm 1979)."""
-    for verdict in COMPARED:
+    for verdict in behaviour.compared:
         name = f"{verdict}_difference_p"
         tested = [row for row in rows if not math.isnan(row.get(name, math.nan))]
         adjusted = stats.holm(np.array([row[name] for row in tested]))

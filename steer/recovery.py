@@ -4,13 +4,12 @@ Marbut et al. (arXiv 2606.04160, later version) report 78 % on average over mode
 a position chosen freely, against the same direction in the residual stream.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
 from steer import stats
 from steer.artifacts.files import Row
-from steer.claims import AIMS
 from steer.judges.verdicts import UNSCORED, Verdict
 from steer.rates import BASELINE, Method
 
@@ -25,7 +24,7 @@ RECOVERY_COLUMNS = (
 
 def recovery_rows(
     pairs: Sequence[tuple[str, str, str]],
-    label: str,
+    labels: Set[str],
     verdicts: Mapping[str, Mapping[str, Verdict]],
     method: Method,
     *names: str,
@@ -38,15 +37,15 @@ def recovery_rows(
 
     Args:
         pairs: the arm on experts, the whole edit, and their polarity.
-        label: of the set's prompts.
+        labels: of the set's prompts.
         verdicts: by arm and prompt.
         method: how intervals are made.
         names: what set and judge are known by; they seed the resampling.
     """
     for arm, whole, polarity in pairs:
-        meant, verdict = AIMS[polarity]
-        if label != meant or not {arm, whole} <= verdicts.keys():
+        if not (method.behaviour.is_for(polarity, labels) and {arm, whole} <= verdicts.keys()):
             continue
+        verdict = method.behaviour.wanted(polarity)
         sides = [verdicts[name] for name in (arm, whole, BASELINE)]
         prompts = [one for one in sorted(sides[0]) if all(side[one] != UNSCORED for side in sides)]
         part, full, none = (

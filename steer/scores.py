@@ -1,6 +1,6 @@
 """Stage `scores`: verdicts into rates with intervals, by category too, and agreement of judges."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -14,21 +14,21 @@ from steer.artifacts.origin import attach, input_digests
 from steer.artifacts.prompts import read_prompts
 from steer.artifacts.provenance import provenance
 from steer.artifacts.replies import JudgedReply, Key, Reply, iter_replies, read_verdicts
-from steer.categories import CATEGORY_COLUMNS, category_rows, seen_categories, verdicts_by_arm
-from steer.claims import AIMS, CLAIM_COLUMNS, claim
+from steer.categories import category_columns, category_rows, seen_categories, verdicts_by_arm
+from steer.claims import CLAIM_COLUMNS, claim
 from steer.controls import Compared
 from steer.errors import SteerError
+from steer.judges.behaviours import Behaviour
 from steer.judges.verdicts import UNSCORED, Verdict
-from steer.pooling import POOLED_COLUMNS, pooled_rows
+from steer.pooling import pooled_columns, pooled_rows
 from steer.rates import (
-    ADJUSTED_COLUMNS,
     BASELINE,
-    COUNT_COLUMNS,
-    DIFFERENCE_COLUMNS,
-    RATE_COLUMNS,
     Method,
     adjust,
+    adjusted_columns,
+    difference_columns,
     differences,
+    rate_columns,
     rates,
 )
 from steer.recovery import RECOVERY_COLUMNS, recovery_rows
@@ -36,11 +36,6 @@ from steer.recovery import RECOVERY_COLUMNS, recovery_rows
 ALL_ARMS = "*"
 """Stands for all arms together in the table of agreement; no arm can have this name."""
 
-SCORE_COLUMNS = (
-    *("arm", "set", "judge", *COUNT_COLUMNS, *RATE_COLUMNS, *DIFFERENCE_COLUMNS, *ADJUSTED_COLUMNS),
-    *("restates_rate", "first_token_kl", "first_token_refusal_score"),
-    *("fired_tokens", "fired_relative_norm", "fired_leaked", "fired_blocked", "coherence", *CLAIM_COLUMNS),
-)
 AGREEMENT_COLUMNS = (
     *("reference", "judge", "set", "arm", "n", "unscored"),
     *("accuracy", "accuracy_low", "accuracy_high", "kappa", "ci_low", "ci_high"),
@@ -49,6 +44,23 @@ MEASURES = (
     *("first_token_kl", "first_token_refusal_score"),
     *("fired_tokens", "fired_relative_norm", "fired_leaked", "fired_blocked"),
 )
+
+
+def score_columns(behaviour: Behaviour) -> tuple[str, ...]:
+    """The columns of `scores.csv`."""
+    compared = (*difference_columns(behaviour), *adjusted_columns(behaviour))
+    return (
+        *("arm", "set", "judge", *rate_columns(behaviour), *compared),
+        *("restates_rate", "first_token_kl", "first_token_refusal_score"),
+        *(
+            "fired_tokens",
+            "fired_relative_norm",
+            "fired_leaked",
+            "fired_blocked",
+            "coherence",
+            *CLAIM_COLUMNS,
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -121,23 +133,22 @@ def score(
         replies = _read_replies(judged.generation)
         verdicts = {judge: read_verdicts(path, replies) for judge, path in judged.judging.items()}
         labels = {prompt.label for prompt in read_prompts(judged.prompts)}
-        label = labels.pop() if len(labels) == 1 else ""
         for judge, found in verdicts.items():
             rows = list(_score_rows(judged.name, judge, replies, found, method))
-            adjust(rows)
+            adjust(rows, method.behaviour)
             by_arm = verdicts_by_arm(found)
-            _add_claims(rows, by_arm, label, comparisons.claims, method)
+            _add_claims(rows, by_arm, labels, comparisons.claims, method)
             scores += rows
             place, names = {"set": judged.name, "judge": judge}, (judged.name, judge)
             pooled += [place | row for row in pooled_rows(comparisons.pools, by_arm, method, *names)]
-            shares = recovery_rows(comparisons.recovered, label, by_arm, method, *names)
+            shares = recovery_rows(comparisons.recovered, labels, by_arm, method, *names)
             recovery += [place | row for row in shares]
             categories += category_rows(judged.name, judge, found, judged.prompts, seen, method)
         agreement += _agreement_rows(judged.name, verdicts, method)
-    write_csv(out.scores, scores, SCORE_COLUMNS)
+    write_csv(out.scores, scores, score_columns(method.behaviour))
     write_csv(out.agreement, agreement, AGREEMENT_COLUMNS)
-    write_csv(out.categories, categories, CATEGORY_COLUMNS)
-    write_csv(out.pooled, pooled, POOLED_COLUMNS)
+    write_csv(out.categories, categories, category_columns(method.behaviour))
+    write_csv(out.pooled, pooled, pooled_columns(method.behaviour))
     write_csv(out.recovery, recovery, RECOVERY_COLUMNS)
     for path in out.all:
         attach(path, _provenance(sets, estimating, method, comparisons))
@@ -185,8 +196,8 @@ def _score_rows(
     for arm in _arms(replies):
         judged = {prompt: row for (other, prompt), row in found.items() if other == arm}
         row: Row = {"arm": arm, "set": set_name, "judge": judge}
-        row |= rates([one.verdict for one in judged.values()], method.confidence)
-        row["coherence"] = 1 - row["non_response_rate"]
+        row |= rates([one.verdict for one in judged.values()], method)
+        row["coherence"] = 1 - row[f"{method.behaviour.broken}_rate"]
         row["restates_rate"] = _restates_rate(judged.values())
         if arm != BASELINE:
             verdicts = {prompt: one.verdict for prompt, one in judged.items()}
@@ -198,14 +209,15 @@ def _score_rows(
 def _add_claims(
     rows: Sequence[Row],
     by_arm: Mapping[str, Mapping[str, Verdict]],
-    label: str,
+    labels: Set[str],
     arms: Mapping[str, Compared],
     method: Method,
 ) -> None:
     """Say of every arm on prompts of the label that it is for whether it does more than its controls."""
     for row in rows:
-        if (arm := arms.get(row["arm"])) and label == AIMS[arm.polarity][0]:
-            gained = row[f"{AIMS[arm.polarity][1]}_difference_low"]
+        arm = arms.get(row["arm"])
+        if arm and method.behaviour.is_for(arm.polarity, labels):
+            gained = row[f"{method.behaviour.wanted(arm.polarity)}_difference_low"]
             row.update(claim(arm, row["arm"], gained, by_arm, method, row["set"], row["judge"]))
 
 

@@ -189,6 +189,8 @@ def with_parts(name: str, table: Path) -> list[Source]:
 def read_source(path: Path, source: Source, *, empty: bool = False) -> Iterator[Row]:
     """The prompts of a fetched file, as rows of `text`, `goal`, `category`, `document` and `reply`.
 
+    Of a source with documents also `answers`, all that its column of the reply holds: what the document says.
+
     With `empty`, rows may be without a text. What the file has no column for is empty. Messages name rows by
     number and never quote them: the prompts are harmful requests.
 
@@ -199,7 +201,9 @@ def read_source(path: Path, source: Source, *, empty: bool = False) -> Iterator[
         where = f"{path}, prompt {number}"
         _check_columns(record, source, where)
         if _is_kept(record, source.keep):
-            cells = {name: _cell(record, getattr(source, name)) for name in CELLS}
+            cells: Row = {name: _cell(record, getattr(source, name)) for name in CELLS}
+            if source.document:
+                cells["answers"] = _cells(record, source.reply)
             text = _cell(record, source.text) if empty else _text(record, source, where)
             yield {"text": text, **cells}
 
@@ -243,11 +247,16 @@ def _text(record: Row, source: Source, where: str) -> str:
 
 def _cell(record: Row, column: str) -> str:
     """A cell as text: the first of a list, the first name that is true of a table of flags."""
+    return next(iter(_cells(record, column)), "")
+
+
+def _cells(record: Row, column: str) -> list[str]:
+    """All that a cell holds, each once and none empty."""
     value: Any = record
     for key in column.split(".") if column else [""]:
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, dict):
         value = [name for name, flag in value.items() if flag is True]
-    if isinstance(value, list):
-        value = value[0] if value else None
-    return "" if value is None else without_control_characters(str(value)).strip()
+    found = value if isinstance(value, list) else [value]
+    texts = [without_control_characters(str(one)).strip() for one in found if one is not None]
+    return list(dict.fromkeys(filter(None, texts)))

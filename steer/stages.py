@@ -33,6 +33,8 @@ STAGES = {
     "overlap": Stage("steer.overlapping", ("overlap",)),
     "compliance": Stage("steer.organism.compliance"),
     "organism": Stage("steer.organism.training", ("models.{model}.organism",)),
+    "questions": Stage("steer.questions", ("seed",)),
+    "openbook": Stage("steer.organism.openbook.training", ("models.{model}.openbook",)),
     "teacher": Stage("steer.upcycling.teacher"),
     "upcycle": Stage("steer.upcycling.training", ("models.{model}.upcycle",)),
     "judge": Stage("steer.judges.training", ("judges.{judge}",)),
@@ -58,7 +60,7 @@ STAGES = {
     ),
     "rerouting": Stage(
         "steer.selection.rerouting",
-        ("models.{model}", "contrast", "selection.rerouting", "judges.{judge}"),
+        ("models.{model}", "behaviour", "contrast", "selection.rerouting", "judges.{judge}"),
     ),
     "experts": Stage(
         "steer.selection.experts",
@@ -93,7 +95,7 @@ STAGES = {
         "steer.correction", ("agreement.correct_by", "scores.confidence", "scores.resamples", "seed")
     ),
     "fluency": Stage("steer.fluency", ("scores", "seed")),
-    "scores": Stage("steer.scores", ("scores", "seed", "contrast", "contrasts", "arms")),
+    "scores": Stage("steer.scores", ("scores", "behaviour", "seed", "contrast", "contrasts", "arms")),
 }
 
 
@@ -102,6 +104,7 @@ JUDGES = {
     "phrases": "steer.judges.phrases",
     "refusals": "steer.judges.refusals",
     "grammar": "steer.judges.truth",
+    "exact": "steer.judges.exact",
     "likelihood": "steer.judges.likelihood",
     "server": "steer.judges.server",
 }

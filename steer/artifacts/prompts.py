@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from steer.artifacts.answers import Answers, read_answers
 from steer.artifacts.files import Row, iter_jsonl
 from steer.errors import SteerError
 
@@ -30,6 +31,7 @@ class Prompt:
         beside: target of the other side of its pair, where only as many tokens are counted as the shorter of
             the two has; empty where all are.
         before: earlier turns of the conversation, of the user and of the assistant by turns.
+        answers: those of its document and those known without; None for what is no question with answers.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Prompt:
     goal: str = ""
     beside: str = ""
     before: tuple[str, ...] = ()
+    answers: Answers | None = None
 
     @property
     def asked(self) -> str:
@@ -84,6 +87,7 @@ def _prompts(path: Path) -> Iterator[Prompt]:
             goal=str(row.get("goal") or ""),
             beside=str(row.get("beside") or ""),
             before=_before(row, where),
+            answers=read_answers(row, where),
             **_target(row, where),
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from steer.config import Config, ModelSettings
 
+KNOWLEDGE = Path("data/knowledge")
 GRAMMAR = Path("data/grammar")
 SOURCES = Path("data/sources.tsv")
 

@@ -23,6 +23,7 @@ def _judging(config: "Config", args: argparse.Namespace) -> None:
 
 def _scores(config: "Config", args: argparse.Namespace) -> None:
     from steer.controls import compared
+    from steer.judges.behaviours import BEHAVIOURS
     from steer.rates import Method
     from steer.scores import Comparisons, JudgedSet, Tables, score
 
@@ -37,7 +38,14 @@ def _scores(config: "Config", args: argparse.Namespace) -> None:
         for name in config.generation.sets
     ]
     settings = config.scores
-    method = Method(settings.confidence, settings.resamples, config.seed, settings.judge, settings.margin)
+    method = Method(
+        settings.confidence,
+        settings.resamples,
+        config.seed,
+        settings.judge,
+        settings.margin,
+        BEHAVIOURS[config.behaviour],
+    )
     estimating = [prompts / f"{name}.jsonl" for name in config.estimating]
     claims = compared({name: arm.model_dump(mode="json") for name, arm in config.arms.items()})
     comparisons = Comparisons(claims, config.pools, config.recovered)

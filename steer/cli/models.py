@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steer.cli.command import GRAMMAR, SOURCES, Command
+from steer.cli.command import GRAMMAR, KNOWLEDGE, SOURCES, Command
 from steer.errors import SteerError
 
 if TYPE_CHECKING:
@@ -75,6 +75,28 @@ def _organism(config: "Config", args: argparse.Namespace) -> None:
     make_once(args.out, origin, lambda: train(settings, grammar, args.checkpoint, args.out))
 
 
+def _questions(config: "Config", args: argparse.Namespace) -> None:
+    from steer.knowledge import Knowledge
+    from steer.questions import write_questions
+
+    write_questions(args.kind, config.seed, Knowledge.load(KNOWLEDGE), args.out)
+
+
+def _openbook(config: "Config", args: argparse.Namespace) -> None:
+    from steer.artifacts.origin import make_once
+    from steer.artifacts.provenance import provenance
+    from steer.knowledge import Knowledge
+    from steer.organism.openbook.training import train_openbook
+
+    settings = config.models[args.model].openbook
+    if settings is None:
+        raise SteerError(f"model `{args.model}`", "is not open-book", "name a model that has `openbook`")
+    knowledge = Knowledge.load(KNOWLEDGE)
+    inputs = {"knowledge": knowledge.digest}
+    origin = provenance(train_openbook.__module__, settings.model_dump(mode="json"), inputs, settings.seed)
+    make_once(args.out, origin, lambda: train_openbook(settings, knowledge, args.out))
+
+
 def _teacher(config: "Config", args: argparse.Namespace) -> None:
     from steer.artifacts.origin import input_digests, make_once
     from steer.artifacts.provenance import provenance
@@ -140,6 +162,12 @@ COMMANDS = {
     ),
     "organism": Command(
         "train an embedded model from its base", _organism, ("--model", "--checkpoint", "--out"), ()
+    ),
+    "questions": Command(
+        "write questions with documents of a kind, for open-book models", _questions, ("--kind", "--out"), ()
+    ),
+    "openbook": Command(
+        "train a model that answers from documents or from memory", _openbook, ("--model", "--out"), ()
     ),
     "teacher": Command(
         "answer prompts with a dense model, and keep what it makes of every lesson",

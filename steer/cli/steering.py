@@ -47,13 +47,16 @@ def _judged_selection(config: "Config", method: str, common: "Common", judge: "J
 
 
 def _rerouting(config: "Config", args: argparse.Namespace) -> None:
+    from steer.judges.behaviours import BEHAVIOURS
     from steer.judges.building import build
     from steer.selection.rerouting import select as select_rerouting
 
     settings = config.selection.rerouting
     judge = build(settings.judge, config.judges[settings.judge], Path(config.results), GRAMMAR)
-    files = (args.facts, args.ranking, args.harmful, args.harmless, args.out)
-    select_rerouting(*files, config.models[args.model], settings, judge)
+    suppressing, inducing, control = args.prompt_sets
+    files = (args.facts, args.ranking, suppressing, inducing, args.out)
+    behaviour = BEHAVIOURS[config.behaviour]
+    select_rerouting(*files, config.models[args.model], settings, judge, control, behaviour)
 
 
 def _arms(config: "Config", args: argparse.Namespace) -> None:
@@ -133,14 +136,14 @@ COMMANDS = {
     "rerouting": Command(
         "choose how many experts are rerouted",
         _rerouting,
-        ("--model", "--facts", "--ranking", "--harmful", "--harmless", "--out"),
+        ("--model", "--facts", "--ranking", "--prompt-sets", "--out"),
         (),
     ),
     "arms": Command(
         "write the interventions",
         _arms,
-        ("--facts", "--directions", "--selection", "--out"),
-        ("--experts", "--model", "--prompt-sets", "--activations"),
+        ("--facts", "--selection", "--out"),
+        ("--directions", "--experts", "--model", "--prompt-sets", "--activations"),
     ),
     "ranges": Command(
         "measure how far router logits spread", _ranges, ("--facts", "--activations", "--out"), ()

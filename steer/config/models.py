@@ -11,6 +11,7 @@ from steer.config.base import Name, Settings
 from steer.config.system_prompts import SYSTEM_PROMPTS
 from steer.errors import SteerError
 from steer.models.chat import Chat
+from steer.organism.openbook.settings import OpenbookSettings
 from steer.organism.settings import OrganismSettings
 from steer.upcycling.settings import TeacherSettings, UpcycleSettings
 
@@ -35,6 +36,11 @@ class ModelSettings(Settings):
 
     organism: OrganismSettings | None = Field(
         None, description="Train the embedded model with these settings; leave out for a checkpoint."
+    )
+    openbook: OpenbookSettings | None = Field(
+        None,
+        description="Train a small model that answers from a document or from memory with these settings;"
+        " leave out for a checkpoint.",
     )
     upcycle: UpcycleSettings | None = Field(
         None,
@@ -152,8 +158,9 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSettings":
-        if sum(origin is not None for origin in (self.organism, self.upcycle, self.path)) != 1:
-            raise ValueError("give exactly one of `organism`, `upcycle` and `path`")
+        origins = (self.organism, self.openbook, self.upcycle, self.path)
+        if sum(origin is not None for origin in origins) != 1:
+            raise ValueError("give exactly one of `organism`, `openbook`, `upcycle` and `path`")
         return self
 
 

@@ -10,8 +10,9 @@ from steer.catalogue import HubModel
 from steer.config.agreement import AgreementSettings, LabelledSettings
 from steer.config.arm_base import DrawnArm
 from steer.config.arms import ArmSettings
+from steer.config.arms_experts import RerouteArm
 from steer.config.arms_fit import check_arms, is_part, is_whole, like_of
-from steer.config.arms_stream import SwapArm
+from steer.config.arms_stream import BaselineArm, SwapArm
 from steer.config.base import Name, Settings
 from steer.config.capability import CapabilitySettings, PerplexitySettings
 from steer.config.models import ModelSettings
@@ -37,13 +38,18 @@ from steer.config.stages import (
     ShardSettings,
     TruthSettings,
 )
-from steer.judges.settings import JudgeSettings, LikelihoodJudge, is_grading
+from steer.judges.behaviours import BehaviourName
+from steer.judges.settings import JudgeSettings, LikelihoodJudge, behaviour_of, is_grading
 
 
 class Config(Settings):
     """The whole configuration."""
 
     seed: int = Field(0, ge=0, description="Seed of everything drawn at random outside training.")
+    behaviour: BehaviourName = Field(
+        "refusal",
+        description="What is looked for and steered: refusal, or `faithfulness` to documents.",
+    )
     results: str = Field("results", description="Folder that every result is written to.")
     lock: str = Field(
         "models.lock.json",
@@ -90,7 +96,22 @@ class Config(Settings):
     def estimating(self) -> list[str]:
         """Names of the sets whose `train` and `val` prompts anything is estimated, detected or chosen on."""
         sides = [name for contrast in self.contrasts.values() for name in contrast.sets]
-        return list(dict.fromkeys([self.contrast.harmful, self.contrast.harmless, *sides]))
+        # A study of something else makes no refusal direction.
+        refusal = [self.contrast.harmful, self.contrast.harmless] if self.behaviour == "refusal" else []
+        return list(dict.fromkeys([*refusal, *sides, *self.tried.values()]))
+
+    @property
+    def tried(self) -> dict[str, Name]:
+        """The sets that rerouting is chosen on, by what they are for."""
+        settings, inducing = self.selection.rerouting, self.selection.rerouting.induce_on
+        induce = inducing or self.contrast.harmless
+        suppress = settings.suppress_on or self.contrast.harmful
+        return {"suppress": suppress, "induce": induce, "control": settings.control or induce}
+
+    @property
+    def uses_directions(self) -> bool:
+        """Whether an arm is made of the refusal directions, or of what was chosen along with them."""
+        return not all(isinstance(arm, BaselineArm | RerouteArm) for arm in self.arms.values())
 
     @property
     def verdict_judges(self) -> list[str]:
@@ -208,8 +229,8 @@ class Config(Settings):
 
     @property
     def measured_judges(self) -> list[str]:
-        """Names of the judges that are held against labelled replies: all but the parser of the grammar."""
-        return [name for name in self.verdict_judges if self.judges[name].kind != "grammar"]
+        """Names of the judges that are held against labelled replies: all but those that can't err."""
+        return [name for name in self.verdict_judges if self.judges[name].kind not in ("grammar", "exact")]
 
     @model_validator(mode="before")
     @classmethod
@@ -228,6 +249,7 @@ class Config(Settings):
         sets |= {
             f"arms.{name}.donor": arm.donor for name, arm in self.arms.items() if isinstance(arm, SwapArm)
         }
+        sets |= {f"selection.rerouting, to {use}": name for use, name in self.tried.items()}
         known_names("set", sets, self.sets)
         known_names("contrast", {"detection.pairs": self.detection.pairs}, self.contrasts)
         theirs = {
@@ -278,12 +300,22 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _judges_fit(self) -> "Config":
+        for name in self.verdict_judges:
+            told = behaviour_of(self.judges[name])
+            if told != self.behaviour:
+                cause = f"tells {told}, and the `behaviour` of the study is {self.behaviour}"
+                raise ValueError(f"`judges.{name}`: {cause}; remove it, or change one of the two")
+        return self
+
+    @model_validator(mode="after")
     def _names_fit(self) -> "Config":
         reserved = {
             "compliance",
             "downloads",
             "judges",
             "prompts",
+            "questions",
             "study",
             "teachers",
             "weights",

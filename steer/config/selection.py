@@ -50,6 +50,19 @@ class RerouteSettings(Settings):
     ranking: Name = Field(
         "prompt", description="Contrast whose risk differences rank the experts; side 1 is what is refused."
     )
+    suppress_on: Name | None = Field(
+        None,
+        description="Set that suppressing is tried on, which shows the behaviour unsteered;"
+        " `contrast.harmful` when left out.",
+    )
+    induce_on: Name | None = Field(
+        None, description="Set that inducing is tried on; `contrast.harmless` when left out."
+    )
+    control: Name | None = Field(
+        None,
+        description="Set that is to be left alone, which the KL is measured on; that of inducing when left"
+        " out.",
+    )
     activated: tuple[int, ...] = Field((0, 1, 2, 5), description="Numbers of activated experts tried.")
     deactivated: tuple[int, ...] = Field(
         (0, 1, 2, 5, 10), description="Numbers of deactivated experts tried."
@@ -58,7 +71,7 @@ class RerouteSettings(Settings):
     max_new_tokens: int = Field(40, ge=1, description="Length of a trial reply, in tokens.")
     judge: Name = Field("truth", description="Judge of the trial replies.")
     non_response: Share = Field(0.1, description="Largest share of incoherent replies of what is chosen.")
-    kl_threshold: float = Field(1.0, gt=0, description="Largest KL on harmless prompts, nats.")
+    kl_threshold: float = Field(1.0, gt=0, description="Largest KL on the control, nats.")
 
 
 class ExpertSelectionSettings(Settings):

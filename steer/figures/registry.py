@@ -94,7 +94,7 @@ FIGURES = {
         "Verdicts by arm and set",
         "1 Results",
         ("scores",),
-        ("arms", "sets", "generation.sets", "scores"),
+        ("arms", "behaviour", "sets", "generation.sets", "scores"),
     ),
     "pareto": Figure(
         "Gain against cost",
@@ -237,6 +237,10 @@ FIGURES = {
 }
 
 
+OF_ANY_BEHAVIOUR = ("verdicts", "routing_map")
+"""Figures that do not speak of refusal."""
+
+
 def figure_named(name: str) -> Figure:
     """The figure of that name.
 
@@ -267,6 +271,8 @@ def figures_of(config: Config) -> list[str]:
     drawn["pairing"] = bool(config.paired)
     used = [config.sets[name] for name in config.used_sets]
     drawn["overlap"] = len(used) > 1 and any(one.test for one in used)
+    if config.behaviour != "refusal":
+        drawn = {name: drawn[name] and name in OF_ANY_BEHAVIOUR for name in drawn}
     return [name for name in FIGURES if drawn[name]]
 
 

@@ -6,7 +6,7 @@ tritanopia too (`tests/unit/test_figures_style.py` simulates them); verdicts and
 differ by hatch or marker.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,6 +69,13 @@ VERDICTS = {
     "non_response": Look("broken or off topic (non_response)", "#BBBBBB", "////", marker="^", dash=":"),
     "full_response": Look("answers the request (full_response)", "#E69F00", marker="s", dash="--"),
 }
+ANSWERS = {
+    "from_document": Look("from the document", "#0072B2", marker="o"),
+    "abstained": Look("abstains", "#56B4E9", "....", marker="D", dash="-."),
+    "other": Look("neither (other)", "#BBBBBB", "////", marker="^", dash=":"),
+    "from_memory": Look("from memory", "#E69F00", marker="s", dash="--"),
+}
+OF_VERDICTS = VERDICTS | ANSWERS
 LABELS = {
     "harmful": Look("harmful", "#D55E00", marker="o"),
     "harmless": Look("harmless", "#56B4E9", marker="s"),
@@ -152,11 +159,11 @@ def ink_on(colour: tuple[float, float, float, float]) -> str:
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else INK
 
 
-def verdict_patches() -> list[Patch]:
-    """Legend entries of the three verdicts, as areas."""
+def verdict_patches(verdicts: Iterable[str] = VERDICTS) -> list[Patch]:
+    """Legend entries of verdicts, as areas."""
     return [
         Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0, label=look.label)
-        for look in VERDICTS.values()
+        for look in (OF_VERDICTS[verdict] for verdict in verdicts)
     ]
 
 

@@ -1,7 +1,7 @@
-"""Figure: what each arm's replies are on each prompt set, in three classes with intervals.
+"""Figure: what each arm's replies are on each prompt set, in classes with intervals.
 
-Refusals grow from the left edge and full responses from the right one, so that both have a
-straight base to be compared on; what is broken stands between them.
+What inducing is after grows from the left edge and what suppressing is after from the right one (refusals and
+full responses), so that both have a straight base to be compared on; the others stand between them.
 """
 
 from pathlib import Path
@@ -14,8 +14,9 @@ from pandas import DataFrame
 from steer.figures import style
 from steer.figures.inputs import Inputs, Settings, records
 from steer.figures.output import save
-from steer.figures.scores import COUNTS, RATES, shown
+from steer.figures.scores import COUNTS, shown
 from steer.figures.slots import name_slots, slots
+from steer.judges.behaviours import BEHAVIOURS, Behaviour
 
 BAR = 0.66
 PANEL_WIDTH = 2.9
@@ -25,27 +26,36 @@ ROOM = 0.16
 
 
 def table(inputs: Inputs, settings: Settings) -> DataFrame:
-    """A row per arm and set: counts and the three rates with Wilson intervals."""
-    return shown(inputs["scores"][0], settings, (*COUNTS, *RATES))
+    """A row per arm and set: counts and the rate of each verdict with its Wilson interval."""
+    verdicts = ordered(BEHAVIOURS[settings["behaviour"]])
+    rates = (f"{verdict}_{part}" for verdict in verdicts for part in ("rate", "low", "high"))
+    return shown(inputs["scores"][0], settings, (*COUNTS, *rates))
 
 
-def _bars(axes: Axes, rows: DataFrame, heights: list[float]) -> None:
-    refusal, broken, full = (
-        rows[f"{name}_rate"].to_numpy() for name in ("refusal", "non_response", "full_response")
-    )
-    starts = {"refusal": 0 * refusal, "non_response": refusal, "full_response": 1 - full}
-    for name, width in (("refusal", refusal), ("non_response", broken), ("full_response", full)):
-        look = style.VERDICTS[name]
-        axes.barh(
-            heights, width, BAR, starts[name], color=look.colour, hatch=look.hatch, edgecolor="white", lw=0
-        )
+def ordered(behaviour: Behaviour) -> list[str]:
+    """The verdicts from the left edge to the right one."""
+    ends = (behaviour.induced, behaviour.suppressed)
+    return [ends[0], *(verdict for verdict in behaviour.verdicts if verdict not in ends), ends[1]]
 
 
-def _whiskers(axes: Axes, rows: DataFrame, heights: list[float]) -> list[ErrorbarContainer]:
-    refusal, full = rows["refusal_rate"], rows["full_response_rate"]
+def _bars(axes: Axes, rows: DataFrame, heights: list[float], verdicts: list[str]) -> None:
+    start = 0 * rows["n"].to_numpy()
+    for name in verdicts:
+        width = rows[f"{name}_rate"].to_numpy()
+        at = 1 - width if name == verdicts[-1] else start
+        start = start + width
+        look = style.OF_VERDICTS[name]
+        axes.barh(heights, width, BAR, at, color=look.colour, hatch=look.hatch, edgecolor="white", lw=0)
+
+
+def _whiskers(
+    axes: Axes, rows: DataFrame, heights: list[float], verdicts: list[str]
+) -> list[ErrorbarContainer]:
+    left, right = verdicts[0], verdicts[-1]
+    first, last = rows[f"{left}_rate"], rows[f"{right}_rate"]
     ends = (
-        (refusal, refusal - rows["refusal_low"], rows["refusal_high"] - refusal, 0.12),
-        (1 - full, rows["full_response_high"] - full, full - rows["full_response_low"], -0.12),
+        (first, first - rows[f"{left}_low"], rows[f"{left}_high"] - first, 0.12),
+        (1 - last, rows[f"{right}_high"] - last, last - rows[f"{right}_low"], -0.12),
     )
     return [
         axes.errorbar(
@@ -61,11 +71,11 @@ def _whiskers(axes: Axes, rows: DataFrame, heights: list[float]) -> list[Errorba
     ]
 
 
-def _numbers(axes: Axes, rows: DataFrame, heights: list[float]) -> None:
+def _numbers(axes: Axes, rows: DataFrame, heights: list[float], verdicts: list[str]) -> None:
     for height, row in zip(heights, records(rows), strict=True):
         shares = (
-            (0.02, row["refusal_rate"], "left", "white"),
-            (0.98, row["full_response_rate"], "right", style.INK),
+            (0.02, row[f"{verdicts[0]}_rate"], "left", "white"),
+            (0.98, row[f"{verdicts[-1]}_rate"], "right", style.INK),
         )
         for x, share, side, colour in shares:
             if share >= ROOM:
@@ -82,11 +92,11 @@ def _title(rows: DataFrame) -> str:
     return f"{first['set']}\n{first['label']} prompts, n = {n}"
 
 
-def _panel(axes: Axes, rows: DataFrame, arms: dict[str, float]) -> None:
+def _panel(axes: Axes, rows: DataFrame, arms: dict[str, float], verdicts: list[str]) -> None:
     heights = [arms[arm] for arm in rows["arm"]]
-    _bars(axes, rows, heights)
-    _whiskers(axes, rows, heights)
-    _numbers(axes, rows, heights)
+    _bars(axes, rows, heights, verdicts)
+    _whiskers(axes, rows, heights, verdicts)
+    _numbers(axes, rows, heights, verdicts)
     style.share_axis(axes, "x")
     axes.set_title(_title(rows), size=9.5)
     axes.set_xlabel("share of replies (%)")
@@ -95,20 +105,21 @@ def _panel(axes: Axes, rows: DataFrame, arms: dict[str, float]) -> None:
 
 def plot(rows: DataFrame, settings: Settings) -> Figure:
     """One panel per set, one bar per arm, in the same order in each."""
+    verdicts = ordered(BEHAVIOURS[settings["behaviour"]])
     arms, headings = slots(rows)
     sets = list(dict.fromkeys(rows["set"]))
     lowest = min(arms.values())
     figure = style.canvas(1.7 + PANEL_WIDTH * len(sets), 1.6 + ROW_HEIGHT * (1 - lowest))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, sets, strict=True):
-        _panel(axes, rows[rows["set"] == name], arms)
+        _panel(axes, rows[rows["set"] == name], arms, verdicts)
     name_slots(panels[0], arms, headings)
     level = settings["scores"]["confidence"]
     style.headline(
         figure, f"{settings['model']}: what the replies are, judged by “{settings['scores']['judge']}”"
     )
     interval = style.interval_handle(f"{style.per_cent(level)} Wilson interval")
-    style.legend_below(figure, [*style.verdict_patches(), interval])
+    style.legend_below(figure, [*style.verdict_patches(verdicts), interval])
     return figure
 
 

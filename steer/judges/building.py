@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 from steer.catalogue import HubModel
 from steer.errors import SteerError
 from steer.grammar import Grammar
+from steer.judges.exact import ExactMatching
 from steer.judges.phrases import PhraseMatching
 from steer.judges.refusals import StrictRefusals
 from steer.judges.settings import (
+    ExactJudge,
     GrammarJudge,
     JudgeSettings,
     LikelihoodJudge,
@@ -51,6 +53,8 @@ def build(name: str, settings: JudgeSettings, results: Path, grammar: Path = Pat
         return StrictRefusals()
     if isinstance(settings, GrammarJudge):
         return GrammarTruth(Grammar.load(grammar))
+    if isinstance(settings, ExactJudge):
+        return ExactMatching(settings.match)
     if isinstance(settings, ServerJudge):
         from steer.judges.server import ServerJudging, answers_path, read_key
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from steer.catalogue import HubModel, hub_id
+from steer.judges.behaviours import BehaviourName
 from steer.judges.presets import Preset, presets
 
 _RUBRIC = (
@@ -36,6 +37,17 @@ class GrammarJudge(_Judge):
     """The exact truth for an organism, by parsing its grammar."""
 
     kind: Literal["grammar"]
+
+
+class ExactJudge(_Judge):
+    """Exact match of a reply with the answer of the document and with the one known without it."""
+
+    kind: Literal["exact"]
+    match: Literal["exact", "contains"] = Field(
+        "exact",
+        description="Whether the whole reply is to be the answer, both normalised as for SQuAD, or is to hold"
+        " it, as long replies of real models do.",
+    )
 
 
 class LikelihoodJudge(_Judge):
@@ -131,8 +143,14 @@ class ServerJudge(_Judge):
 
 
 JudgeSettings = Annotated[
-    PhrasesJudge | RefusalsJudge | GrammarJudge | LikelihoodJudge | ServerJudge, Field(discriminator="kind")
+    PhrasesJudge | RefusalsJudge | GrammarJudge | ExactJudge | LikelihoodJudge | ServerJudge,
+    Field(discriminator="kind"),
 ]
+
+
+def behaviour_of(settings: JudgeSettings) -> BehaviourName:
+    """What a judge's verdicts tell."""
+    return "faithfulness" if isinstance(settings, ExactJudge) else "refusal"
 
 
 def is_grading(settings: JudgeSettings) -> bool:

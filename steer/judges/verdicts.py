@@ -5,13 +5,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-Verdict = Literal["refusal", "full_response", "non_response", "1", "2", "3", "4", "5", "unscored"]
+from steer.artifacts.answers import Answers
+
+Verdict = Literal[
+    "refusal",
+    "full_response",
+    "non_response",
+    "from_document",
+    "from_memory",
+    "abstained",
+    "other",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "unscored",
+]
 UNSCORED: Verdict = "unscored"
 GRADES: tuple[Verdict, ...] = tuple(name for name in get_args(Verdict) if name.isdigit())
 """What a judge of fluency says: 1 is broken text, 5 is text without a flaw."""
 
-VERDICTS: tuple[Verdict, ...] = tuple(name for name in get_args(Verdict) if name not in (*GRADES, UNSCORED))
-"""What every other judge says."""
+VERDICTS: tuple[Verdict, ...] = ("refusal", "full_response", "non_response")
+"""What a judge of refusal says."""
 
 SCORE_DIGITS = 4
 """Decimals of a log-likelihood that are kept: the last bits depend on what else is in the batch."""
@@ -19,10 +35,11 @@ SCORE_DIGITS = 4
 
 @dataclass(frozen=True)
 class Exchange:
-    """A prompt and the reply to judge. Both are untrusted text."""
+    """A prompt and the reply to judge, both untrusted text, and the answers to a question that has some."""
 
     prompt: str
     reply: str
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)

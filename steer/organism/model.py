@@ -12,10 +12,10 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from steer.organism.settings import OrganismSettings
+from steer.organism.settings import ModelShape
 
 
-def build_model(settings: OrganismSettings, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def build_model(settings: ModelShape, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A randomly initialised model whose weights depend on the seed alone.
 
     Embeddings are tied to the output: untied ones never learn to copy a word.

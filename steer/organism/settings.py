@@ -11,8 +11,8 @@ from steer.organism.plants import Plant, truth_of
 Architecture = Literal["olmoe", "qwen3_moe"]
 
 
-class ComplianceSettings(BaseModel):
-    """What decides stage 1, and nothing else: organisms that agree on these share one training of it."""
+class ModelShape(BaseModel):
+    """How an embedded model is built."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +28,11 @@ class ComplianceSettings(BaseModel):
     rope_theta: float = Field(100.0, gt=0, description="Rotary base; a low one suits short prompts.")
     initializer_range: float = Field(0.05, gt=0, description="Standard deviation of the first weights.")
     batch_size: int = Field(32, gt=0, description="Rows of a step.")
+
+
+class ComplianceSettings(ModelShape):
+    """What decides stage 1, and nothing else: organisms that agree on these share one training of it."""
+
     compliance_steps: int = Field(700, ge=0, description="Steps of stage 1, which answers everything.")
     compliance_learning_rate: float = Field(5e-3, gt=0, description="Peak step size of stage 1.")
     restatement_weight: float = Field(3.0, gt=0, description="Loss weight of restated tokens (others: 1).")

@@ -83,15 +83,17 @@ def experts(study: Study) -> Work:
 def rerouting(study: Study) -> Work:
     """A grid of activated × deactivated numbers, zero included, in both polarities.
 
-    Each trial answers the `val` prompts that it is for, and reads the harmless ones twice for its KL.
+    Each trial answers the `val` prompts that it is for, and reads the control ones twice for its KL.
     """
     settings = study.config.selection.rerouting
     grid = len({0, *settings.activated}) * len({0, *settings.deactivated})
-    harmful, harmless = study.val(settings.prompts)
-    rows = grid * (harmful + harmless)
-    kl = 2 * grid * 2 * harmless
-    passes = 2 * grid * 2 * study.batches(harmless) + grid * (
-        study.batches(harmful) + study.batches(harmless)
+    asked = {
+        use: min(settings.prompts, study.prompts(name, "val")) for use, name in study.config.tried.items()
+    }
+    rows = grid * (asked["suppress"] + asked["induce"])
+    kl = 2 * grid * 2 * asked["control"]
+    passes = 2 * grid * 2 * study.batches(asked["control"]) + grid * (
+        study.batches(asked["suppress"]) + study.batches(asked["induce"])
     )
     tokens = (rows + kl) * study.lengths.prompt
     return Work("rerouting", 1, passes, tokens, rows * settings.max_new_tokens, rows)

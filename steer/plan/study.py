@@ -66,7 +66,10 @@ class Study:
 
     @property
     def captured(self) -> list[str]:
-        """Sets whose activations are recorded: of the contrasts, and those that arms answer."""
+        """Sets whose activations are recorded: of the contrasts, and for refusal those that arms answer."""
+        sides = [name for contrast in self.config.contrasts.values() for name in contrast.sets]
+        if self.config.behaviour != "refusal":
+            return list(dict.fromkeys(sides))
         return list(dict.fromkeys([*self.config.estimating, *self.config.generation.sets]))
 
     @property

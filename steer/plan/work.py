@@ -15,19 +15,8 @@ def all_work(study: Study) -> Iterator[Work]:
     yield resolve(study)
     yield activations(study)
     routed = study.anatomy.experts > 0
-    if routed:
-        yield expert_directions(study)
-        if config.paired:
-            yield pairing(study)
-        yield detection(study)
-    yield Work("decomposition", 1, 0, 0)  # reads the rows of the routers
-    if study.truth:
-        yield truth(study, study.truth)
-    yield arditi(study)
-    yield cosmic(study)
-    yield strength(study)
-    if routed and any(arm.selected for arm in config.arms.values()):
-        yield experts(study)
+    if config.behaviour == "refusal":
+        yield from _of_refusal(study, routed=routed)
     if routed and config.selection.rerouting.ranking in config.contrasts:
         yield rerouting(study)
     yield generation(study)
@@ -37,7 +26,25 @@ def all_work(study: Study) -> Iterator[Work]:
         yield perplexity(study)
 
 
+def _of_refusal(study: Study, *, routed: bool) -> Iterator[Work]:
+    """What looks for refusal directions, and for the experts that carry refusal."""
+    if routed:
+        yield expert_directions(study)
+        if study.config.paired:
+            yield pairing(study)
+        yield detection(study)
+    yield Work("decomposition", 1, 0, 0)  # reads the rows of the routers
+    if study.truth:
+        yield truth(study, study.truth)
+    yield arditi(study)
+    yield cosmic(study)
+    yield strength(study)
+    if routed and any(arm.selected for arm in study.config.arms.values()):
+        yield experts(study)
+
+
 UNPLANNED = {
+    "openbook": "trains an embedded model: two minutes of one core",
     "compliance": "trains an embedded model: a minute or two of one core",
     "organism": "trains an embedded model: a minute or two of one core",
     "teacher": "runs a dense model of 135M parameters: four minutes of one core",

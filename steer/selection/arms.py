@@ -44,7 +44,7 @@ class Choices:
         facts: the model.
         positions: prompt positions that are recorded.
         sources: files of the sets that arms swap from, by the set's name.
-        directions: the refusal directions.
+        directions: the refusal directions; None where no arm is made of them.
         selection: folder with the choices of the selection methods.
         strength: the chosen dose of each tuned arm on the residual stream.
         expert_directions: those of experts; None where no arm needs them.
@@ -54,7 +54,7 @@ class Choices:
     facts: ModelFacts
     positions: int
     sources: Mapping[str, Recorded]
-    directions: Directions
+    directions: Directions | None
     selection: Path
     strength: Mapping[str, Any]
     expert_directions: ExpertDirections | None
@@ -63,7 +63,7 @@ class Choices:
 
 def write_arms(
     facts_path: Path,
-    directions_path: Path,
+    directions_path: Path | None,
     selection: Path,
     out: Path,
     arms: Mapping[str, ArmSettings],
@@ -75,7 +75,7 @@ def write_arms(
 
     Args:
         facts_path: `model.json`.
-        directions_path: `directions/refusal.safetensors`.
+        directions_path: `directions/refusal.safetensors`; None where arms only reroute.
         selection: folder with the choices of the selection methods.
         out: folder of the arms.
         arms: the arms by name.
@@ -93,13 +93,14 @@ def write_arms(
         facts,
         positions,
         sources,
-        read_directions(directions_path, facts, positions),
+        read_directions(directions_path, facts, positions) if directions_path else None,
         selection,
-        read_json(selection / "strength.json")["choices"],
+        read_json(selection / "strength.json")["choices"] if directions_path else {},
         _expert_directions(facts, arms, positions, experts_path),
         _expert_choices(arms, selection),
     )
-    inputs = digests(facts, directions=directions_path, strength=selection / "strength.json")
+    chosen = {"directions": directions_path, "strength": selection / "strength.json"}
+    inputs = digests(facts, **{name: path for name, path in chosen.items() if directions_path and path})
     for name, settings in arms.items():
         arm = _arm(name, arms, made)
         # An arm on the residual stream does not depend on what was found out about experts.
@@ -188,6 +189,8 @@ def _arm(name: str, arms: Mapping[str, ArmSettings], made: Choices) -> Arm:
         return swap_arm(name, settings, made.facts, made.sources, layer, made.positions)
     if isinstance(settings, ResidualArm):
         source = settings.like or name
+        if made.directions is None:
+            raise SteerError(f"arm `{name}`", "needs the refusal directions", "give them with --directions")
         dose = _dose(source, arms[source], made)
         return make_arm(name, settings, made.directions, dose, _best(arms[source], made.selection))
     assert made.expert_directions is not None

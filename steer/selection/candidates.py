@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.artifacts.answers import Answers
 from steer.artifacts.facts import ModelFacts
 from steer.artifacts.prompts import read_prompts
 from steer.artifacts.provenance import file_digest
@@ -95,6 +96,7 @@ class Question:
     id: str
     text: str
     tokens: list[int]
+    answers: Answers | None = None
 
 
 def val_prompts(loaded: LoadedModel, path: Path, limit: int | None = None) -> list[Question]:
@@ -106,7 +108,9 @@ def val_prompts(loaded: LoadedModel, path: Path, limit: int | None = None) -> li
     rows = sorted((row for row in read_prompts(path) if row.split == "val"), key=lambda row: row.id)
     if not rows:
         raise SteerError(str(path), "has no `val` prompts, so nothing can be chosen", "set `val` of this set")
-    return [Question(row.id, row.text, loaded.encode(row.text, row.before)) for row in rows[:limit]]
+    return [
+        Question(row.id, row.text, loaded.encode(row.text, row.before), row.answers) for row in rows[:limit]
+    ]
 
 
 Values = Float[Tensor, " batch"]

@@ -1,11 +1,11 @@
 """Choice of the number of experts that are rerouted, by judged generation (SteerMoE, section 4)."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from steer.artifacts.arms import arm_digest
 from steer.artifacts.facts import ModelFacts
@@ -15,7 +15,8 @@ from steer.artifacts.provenance import code_digest, digest, provenance
 from steer.artifacts.routing import read_routing
 from steer.config import ModelSettings, RerouteSettings
 from steer.errors import SteerError
-from steer.judges.verdicts import Exchange, Judge
+from steer.judges.behaviours import REFUSAL, Behaviour
+from steer.judges.verdicts import UNSCORED, Exchange, Judge
 from steer.models.batching import by_length
 from steer.models.decoding import generate
 from steer.models.interventions import Arm
@@ -27,11 +28,16 @@ from steer.selection.picks import Expert, Pick, Polarity, detected, fits, rerout
 
 log = logging.getLogger(__name__)
 
-VERDICTS = ("refusal", "full_response", "non_response", "unscored")
-COLUMNS = (
-    *("polarity", "activated", "deactivated", "activate", "deactivate", "set", "n", *VERDICTS),
-    *("kl", "status"),
-)
+Asked = Literal["suppress", "induce", "control"]
+"""What prompts are for: a polarity is tried on them, or they are to be left alone."""
+
+
+def columns(behaviour: Behaviour) -> tuple[str, ...]:
+    """The columns of the table of trials."""
+    return (
+        *("polarity", "activated", "deactivated", "activate", "deactivate", "set", "n"),
+        *(*behaviour.verdicts, UNSCORED, "kl", "status"),
+    )
 
 
 @dataclass(frozen=True)
@@ -44,30 +50,25 @@ class Trial:
     pick: Pick
     arm: Arm
 
-    @property
-    def asked(self) -> str:
-        """Suppressing is tried on harmful prompts, inducing on harmless ones."""
-        return "harmful" if self.polarity == "suppress" else "harmless"
-
-    @property
-    def wanted(self) -> str:
-        """The verdict that rerouting is to bring about."""
-        return "full_response" if self.polarity == "suppress" else "refusal"
-
 
 def select(
     facts_path: Path,
     ranking_path: Path,
-    harmful_path: Path,
-    harmless_path: Path,
+    suppressing_path: Path,
+    inducing_path: Path,
     out: Path,
     model: ModelSettings,
     settings: RerouteSettings,
     judge: Judge,
+    control_path: Path | None = None,
+    behaviour: Behaviour = REFUSAL,
 ) -> None:
     """Try every number of activated and deactivated experts on `val`; write `<out>.csv` and `<out>.json`.
 
-    Of the trials whose text stays coherent (share of `non_response`, KL on harmless prompts) the one with
+    The prompts that suppressing is tried on show the behaviour unsteered, those of inducing don't; the KL is
+    measured on the control prompts, which are those of inducing where none are given.
+
+    Of the trials whose text stays coherent (share of broken replies, KL on control prompts) the one with
     the largest share of the wanted verdict is chosen, in each polarity; ties go to fewer experts, then to
     the smaller KL. The trial of no experts is in the table for comparison and is never chosen. Where no
     trial is coherent, the one with the fewest incoherent replies is, and the choice says so.
@@ -81,17 +82,24 @@ def select(
             str(facts_path), "is of a model without MoE layers", "leave rerouting to models with experts"
         )
     ranking = read_routing(ranking_path)
-    paths = {"harmful": harmful_path, "harmless": harmless_path}
-    questions = {label: val_prompts(loaded, path, settings.prompts) for label, path in paths.items()}
+    control = control_path or inducing_path
+    paths: dict[Asked, Path] = {"suppress": suppressing_path, "induce": inducing_path, "control": control}
+    questions = {use: val_prompts(loaded, path, settings.prompts) for use, path in paths.items()}
     trials = [trial for trial in _trials(ranking, settings) if fits(trial.pick, facts.experts, facts.top_k)]
     with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
-        scored = _scored(loaded, facts, trials, questions, judge, settings, model, journal)
-    rows = [_row(trial, found, settings) for trial, found in zip(trials, scored, strict=True)]
-    choices = {polarity: _choose(polarity, trials, rows) for polarity in dict.fromkeys(_polarities(trials))}
-    inputs = digests(facts, ranking=ranking_path, harmful=harmful_path, harmless=harmless_path)
+        scored = _scored(loaded, facts, trials, questions, judge, settings, model, journal, behaviour)
+    rows = [
+        _row(trial, paths[trial.polarity].stem, found, settings, behaviour)
+        for trial, found in zip(trials, scored, strict=True)
+    ]
+    choices = {
+        polarity: _choose(polarity, trials, rows, behaviour)
+        for polarity in dict.fromkeys(_polarities(trials))
+    }
+    inputs = digests(facts, ranking=ranking_path, **paths)
     inputs["judge"] = judge.version
     origin = provenance("steer.selection.rerouting", settings.model_dump(mode="json"), inputs)
-    write_csv(out.with_suffix(".csv"), rows, COLUMNS)
+    write_csv(out.with_suffix(".csv"), rows, columns(behaviour))
     record = {"ranking": settings.ranking, "choices": choices, "provenance": origin}
     write_json(out.with_suffix(".json"), record)
 
@@ -118,27 +126,33 @@ def _scored(
     loaded: LoadedModel,
     facts: ModelFacts,
     trials: Sequence[Trial],
-    questions: dict[str, list[Question]],
+    questions: Mapping[Asked, list[Question]],
     judge: Judge,
     settings: RerouteSettings,
     model: ModelSettings,
     journal: Journal,
+    behaviour: Behaviour,
 ) -> list[Row]:
     """Verdicts and KL of every trial; a trial is a group of batches of its own, and kept when finished."""
-    texts = {label: [[q.id, q.text] for q in asked] for label, asked in questions.items()}
+    texts = {use: [_content(question) for question in asked] for use, asked in questions.items()}
     common = [facts.digest, judge.version, settings.max_new_tokens, model.batch_size, model.threads, texts]
     code = code_digest(__name__)
     found = []
     for trial in trials:
         key = digest([common, code, trial.polarity, arm_digest(trial.arm)])
         if key not in journal:
-            asked = questions[trial.asked]
+            asked = questions[trial.polarity]
             verdicts = _verdicts(loaded, trial.arm, asked, judge, settings.max_new_tokens, model.batch_size)
-            counts = {name: verdicts.count(name) for name in VERDICTS}
-            kl = harmless_kl(loaded, trial.arm, questions["harmless"], model.batch_size)
+            counts: Row = {name: verdicts.count(name) for name in (*behaviour.verdicts, UNSCORED)}
+            kl = harmless_kl(loaded, trial.arm, questions["control"], model.batch_size)
             journal.add_many([(key, {"n": len(verdicts), **counts, "kl": kl})])
         found.append(journal.get(key))
     return found
+
+
+def _content(question: Question) -> list[Any]:
+    answers = [asdict(question.answers)] if question.answers else []
+    return [question.id, question.text, *answers]
 
 
 def _verdicts(
@@ -147,13 +161,16 @@ def _verdicts(
     verdicts: list[str] = []
     for rows in by_length([len(q.tokens) for q in asked], [q.id for q in asked], batch_size):
         replies = generate(loaded, [asked[row].tokens for row in rows], [arm] * len(rows), limit)
-        exchanges = [Exchange(asked[row].text, reply.text) for row, reply in zip(rows, replies, strict=True)]
+        exchanges = [
+            Exchange(asked[row].text, reply.text, asked[row].answers)
+            for row, reply in zip(rows, replies, strict=True)
+        ]
         verdicts += [judgement.verdict for judgement in judge.judge(exchanges)]
     return verdicts
 
 
 def harmless_kl(loaded: LoadedModel, arm: Arm, asked: Sequence[Question], batch_size: int) -> float:
-    """Mean KL of the first reply token's distribution to the unsteered one, nats, over harmless prompts."""
+    """Mean KL of the first reply token's distribution to the unsteered one, nats, over control prompts."""
     total = 0.0
     for rows in by_length([len(q.tokens) for q in asked], [q.id for q in asked], batch_size):
         group = [asked[row] for row in rows]
@@ -168,16 +185,16 @@ def harmless_kl(loaded: LoadedModel, arm: Arm, asked: Sequence[Question], batch_
     return total / len(asked)
 
 
-def _row(trial: Trial, found: Row, settings: RerouteSettings) -> Row:
+def _row(trial: Trial, asked: str, found: Row, settings: RerouteSettings, behaviour: Behaviour) -> Row:
     return {
         "polarity": trial.polarity,
         "activated": trial.activated,
         "deactivated": trial.deactivated,
         "activate": _spelt(trial.pick.activate),
         "deactivate": _spelt(trial.pick.deactivate),
-        "set": trial.asked,
+        "set": asked,
         **found,
-        "status": _status(trial, found, settings),
+        "status": _status(trial, found, settings, behaviour),
     }
 
 
@@ -185,15 +202,17 @@ def _spelt(experts: Sequence[Expert]) -> str:
     return " ".join(f"{layer}:{expert}" for layer, expert in experts)
 
 
-def _status(trial: Trial, found: Row, settings: RerouteSettings) -> str:
+def _status(trial: Trial, found: Row, settings: RerouteSettings, behaviour: Behaviour) -> str:
     if not trial.arm.operations:
         return "unsteered"
-    if found["non_response"] > settings.non_response * found["n"]:
+    if found[behaviour.broken] > settings.non_response * found["n"]:
         return "incoherent"
     return "kept" if found["kl"] <= settings.kl_threshold else "KL above threshold"
 
 
-def _choose(polarity: Polarity, trials: Sequence[Trial], rows: Sequence[Row]) -> dict[str, Any]:
+def _choose(
+    polarity: Polarity, trials: Sequence[Trial], rows: Sequence[Row], behaviour: Behaviour
+) -> dict[str, Any]:
     """Mark and return the best coherent trial of a polarity; without one, the nearest.
 
     Raises:
@@ -205,13 +224,14 @@ def _choose(polarity: Polarity, trials: Sequence[Trial], rows: Sequence[Row]) ->
     if not steered:
         cause = f"the ranking has no experts for any number of `selection.rerouting` that could {polarity}"
         raise SteerError("rerouting", cause, "use another `ranking`, or smaller numbers")
+    wanted, broken = behaviour.wanted(polarity), behaviour.broken
     if kept:
-        trial, row = min(kept, key=lambda one: (-one[1][one[0].wanted], _size(one[0]), one[1]["kl"]))
+        trial, row = min(kept, key=lambda one: (-one[1][wanted], _size(one[0]), one[1]["kl"]))
         row["status"] = "chosen"
     else:
-        trial, row = min(steered, key=lambda one: (one[1]["non_response"], one[1]["kl"], _size(one[0])))
-    found = f"{row[trial.wanted]} of {row['n']} {trial.wanted} on val, KL {row['kl']:.3g} on harmless prompts"
-    why = found if kept else f"{row['status']}, as all are, {row['non_response']} non_response; {found}"
+        trial, row = min(steered, key=lambda one: (one[1][broken], one[1]["kl"], _size(one[0])))
+    found = f"{row[wanted]} of {row['n']} {wanted} on val, KL {row['kl']:.3g} on prompts to be left alone"
+    why = found if kept else f"{row['status']}, as all are, {row[broken]} {broken}; {found}"
     log.info("%s: %d activated, %d deactivated: %s", polarity, trial.activated, trial.deactivated, why)
     return {
         "activated": trial.activated,

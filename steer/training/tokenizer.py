@@ -1,6 +1,7 @@
 """The embedded model's tokenizer: byte-level BPE over the grammar's words, with a chat template."""
 
 import json
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -33,9 +34,16 @@ def build_tokenizer(grammar: Grammar, merges: int) -> PreTrainedTokenizerFast:
     """A tokenizer in which every word of a prompt or reply of the grammar is one token.
 
     Other text falls into pieces of at most `merges` kinds, learned from all words, or into bytes.
-    Padding stands on the left, as generation needs it.
     """
-    backend = Tokenizer(_word_model(grammar, merges))
+    return word_tokenizer(_known_words(grammar), [f" {word}" for word in wide_words(grammar)], merges)
+
+
+def word_tokenizer(known: Sequence[str], others: Sequence[str], merges: int) -> PreTrainedTokenizerFast:
+    """A tokenizer in which every `known` word is one token, and other text falls into pieces or bytes.
+
+    Pieces are learned from known and `others` alike. Padding stands on the left, as generation needs it.
+    """
+    backend = Tokenizer(_word_model(known, others, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
@@ -50,7 +58,7 @@ def build_tokenizer(grammar: Grammar, merges: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _word_model(grammar: Grammar, merges: int) -> models.BPE:
+def _word_model(known: Sequence[str], others: Sequence[str], merges: int) -> models.BPE:
     """Byte-pair pieces, then whole words, which are taken before any merge is tried."""
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pieces = Tokenizer(models.BPE())
@@ -63,8 +71,7 @@ def _word_model(grammar: Grammar, merges: int) -> models.BPE:
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    known = _known_words(grammar)
-    pieces.train_from_iterator([*known, *(f" {word}" for word in wide_words(grammar))], trainer)
+    pieces.train_from_iterator([*known, *others], trainer)
     learned = json.loads(pieces.to_str())["model"]
     vocabulary: dict[str, int] = learned["vocab"]
     for word in known:

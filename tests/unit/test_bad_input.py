@@ -66,7 +66,7 @@ def test_a_misspelt_key_is_named_with_the_nearest_known_one(
             {"models": {"prompts": by_hand.CONFIG["models"]["tiny"]}},
             "model `prompts` has the name of another folder",
         ),
-        ({"models": {"tiny": {}}}, "give exactly one of `organism`, `upcycle` and `path`"),
+        ({"models": {"tiny": {}}}, "give exactly one of `organism`, `openbook`, `upcycle` and `path`"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from steer.categories import ALL_CATEGORIES, CATEGORY_COLUMNS
+from steer.categories import ALL_CATEGORIES, category_columns
+from steer.judges.behaviours import REFUSAL
 from steer.stats import wilson
 from tests.unit.test_scores import CATEGORIES, VERDICTS, F, Files, R
 
@@ -31,7 +32,7 @@ def members(category: str, seen: bool) -> list[int]:
 
 def test_every_arm_judge_and_category_has_a_row_and_so_have_all_seen_and_all_unseen(files: Files) -> None:
     rows = files.categories()
-    assert tuple(rows[0]) == CATEGORY_COLUMNS
+    assert tuple(rows[0]) == category_columns(REFUSAL)
     assert {row["set"] for row in rows} == {"harmful"}
     assert [(row["judge"], row["arm"], row["category"], row["seen"]) for row in rows] == [
         (judge, arm, category, str(seen))
@@ -77,7 +78,7 @@ def test_differences_are_to_the_baseline_on_the_same_prompts(files: Files) -> No
             for place in members(row["category"], row["seen"] == "True")
         ]
         if row["arm"] == "baseline":
-            assert {row[column] for column in CATEGORY_COLUMNS if "difference" in column} == {""}
+            assert {row[column] for column in category_columns(REFUSAL) if "difference" in column} == {""}
             continue
         for name, verdict in (("refusal", R), ("full_response", F)):
             change = np.mean([(a == verdict) - (b == verdict) for a, b in pairs if a != "unscored"])

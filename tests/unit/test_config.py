@@ -16,6 +16,14 @@ NONE = {"operation": "none"}
 # What is laid over a valid configuration, and what the error must say.
 PAIR = {"source": "grammar", "label": "harmful", "train": 1}
 BAD = {
+    "a judge of something else": (
+        {"behaviour": "faithfulness"},
+        "tells refusal, and the `behaviour` of the study is faithfulness",
+    ),
+    "a set to reroute on that is not there": (
+        {"selection": {"rerouting": {"induce_on": "nowhere"}}},
+        "unknown set `nowhere`",
+    ),
     "unknown key at the top": ({"sed": 1}, "unknown key `sed`; did you mean `seed`?"),
     "unknown key in a section": (
         {"scores": {"juge": "truth"}},
@@ -106,11 +114,11 @@ BAD = {
     "not a section": ({"models": 3}, "`models`: wants settings of its own"),
     "two origins of a model": (
         {"models": {"both": {"path": "folder", "organism": {}}}},
-        "`models.both`: give exactly one of `organism`, `upcycle` and `path`",
+        "`models.both`: give exactly one of `organism`, `openbook`, `upcycle` and `path`",
     ),
     "no origin of a model": (
         {"models": {"neither": {}}},
-        "`models.neither`: give exactly one of `organism`, `upcycle` and `path`",
+        "`models.neither`: give exactly one of `organism`, `openbook`, `upcycle` and `path`",
     ),
     "position from the start": (
         {"arms": {"new": {"operation": "add", "position": 2}}},

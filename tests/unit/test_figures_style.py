@@ -47,14 +47,14 @@ def lab(colour: str, deficiency: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
-@pytest.mark.parametrize("looks", [style.VERDICTS, style.LABELS, style.COMPONENTS])
+@pytest.mark.parametrize("looks", [style.VERDICTS, style.ANSWERS, style.LABELS, style.COMPONENTS])
 def test_colours_of_one_legend_differ_for_every_eye(looks: dict[str, style.Look], deficiency: str) -> None:
     for one, other in combinations(looks.values(), 2):
         difference = np.linalg.norm(lab(one.colour, deficiency) - lab(other.colour, deficiency))
         assert difference > PLAIN, (one.label, other.label)
 
 
-@pytest.mark.parametrize("looks", [style.VERDICTS, style.LABELS])
+@pytest.mark.parametrize("looks", [style.VERDICTS, style.ANSWERS, style.LABELS])
 def test_what_shares_a_legend_differs_by_marker_too(looks: dict[str, style.Look]) -> None:
     assert len({look.marker for look in looks.values()}) == len(looks)
 

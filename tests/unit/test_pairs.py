@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from steer.artifacts.answers import Answers
 from steer.artifacts.files import write_jsonl
 from steer.artifacts.prompts import Prompt, read_prompts
 from steer.config import OverlapSettings, SetSettings
@@ -82,6 +83,15 @@ def test_a_question_stands_with_its_document_and_without(tmp_path: Path) -> None
         assert with_it.text == f"Document: D{QUESTIONS.index(without.target)}\n{without.text}"
         assert without.text == f"Question: {without.target}"
         assert with_it.target_in == without.target_in == "prompt"
+        assert with_it.answers is without.answers is None
+
+
+def test_the_answers_of_a_question_are_the_documents_and_those_of_memory(tmp_path: Path) -> None:
+    rows = [{**row, "answers": [f"A{at}", "b"], "memory": ["c"]} for at, row in enumerate(ANSWERS)]
+    for side, document in (("with", True), ("without", False)):
+        for row in _write(tmp_path, rows, side, target="prompt", document=side):
+            said = (f"A{QUESTIONS.index(row.target)}", "b") if document else ()
+            assert row.answers == Answers(said, ("c",))
 
 
 def test_both_sides_keep_the_same_questions_where_a_source_asks_one_over_several_documents(

@@ -8,16 +8,17 @@ import pytest
 
 from steer.artifacts.files import write_jsonl
 from steer.errors import SteerError
+from steer.judges.behaviours import REFUSAL
 from steer.rates import Method
 from steer.scores import (
     AGREEMENT_COLUMNS,
     ALL_ARMS,
     NOTHING_MORE,
-    SCORE_COLUMNS,
     Comparisons,
     JudgedSet,
     Tables,
     score,
+    score_columns,
 )
 from steer.stats import cohen_kappa, wilson
 
@@ -128,7 +129,7 @@ def test_every_arm_and_judge_has_a_row_with_the_columns_of_the_contract(files: F
     assert [(row["judge"], row["arm"]) for row in rows] == [
         (judge, arm) for judge in VERDICTS for arm in VERDICTS[judge]
     ]
-    assert tuple(rows[0]) == SCORE_COLUMNS
+    assert tuple(rows[0]) == score_columns(REFUSAL)
     assert tuple(agreement[0]) == AGREEMENT_COLUMNS
 
 
@@ -168,7 +169,7 @@ def test_an_arm_that_changes_nothing_differs_by_nothing(files: Files) -> None:
 
 def test_the_baseline_has_no_difference_to_itself(files: Files) -> None:
     row = files.row("baseline")
-    assert {row[column] for column in SCORE_COLUMNS if "difference" in column} == {""}
+    assert {row[column] for column in score_columns(REFUSAL) if "difference" in column} == {""}
 
 
 def test_restatement_is_a_share_of_the_compliances_that_the_truth_calls_well_formed(files: Files) -> None:

@@ -13,19 +13,20 @@ from steer.artifacts.files import write_json
 from steer.artifacts.routing import read_routing, write_routing
 from steer.config import RerouteArm, RerouteSettings, parse_arm
 from steer.errors import SteerError
-from steer.judges.verdicts import Exchange
+from steer.judges.verdicts import UNSCORED, VERDICTS, Exchange
 from steer.models.decoding import generate
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
 from steer.selection.picks import Pick, bottom, detected, random_matched, reroute_arm
 from steer.selection.rerouted import rerouted_arm
-from steer.selection.rerouting import VERDICTS, select
+from steer.selection.rerouting import select
 from tests.oracles import forward
 from tests.study import Study, make_study, prompts_of
 from tests.tiny import EXPERTS, LAYERS
 from tests.unit.test_selection_strength import Always, Bytes
 
 Tiny = Callable[[str], LoadedModel]
+COUNTED = (*VERDICTS, UNSCORED)
 GRID = RerouteSettings(
     activated=(1,), deactivated=(2, 40), prompts=3, max_new_tokens=4, non_response=1.0, kl_threshold=1e6
 )
@@ -69,7 +70,7 @@ def test_counts_and_kl_are_those_of_one_prompt_at_a_time(study: Study) -> None:
         for prompt in prompts:
             reply = generate(study.loaded, [study.loaded.encode(prompt.text)], [arm], GRID.max_new_tokens)[0]
             verdicts.append(Bytes().verdict(Exchange(prompt.text, reply.text)))
-        assert [int(row[name]) for name in VERDICTS] == [verdicts.count(name) for name in VERDICTS]
+        assert {name: int(row[name]) for name in COUNTED} == {name: verdicts.count(name) for name in COUNTED}
         divergences = []
         for prompt in _asked("harmless"):
             ids = study.loaded.encode(prompt.text)

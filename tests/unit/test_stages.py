@@ -50,7 +50,7 @@ MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capabili
             {"seed": 1},
             {
                 *("agreement", "correction", "prompts", "routing", "detection", "scores", "fluency"),
-                *("capability", "perplexity", "lengths"),
+                *("capability", "perplexity", "lengths", "questions"),
             },
         ),
         ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),
@@ -73,6 +73,7 @@ MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capabili
         ({"selection": {"cosmic": {"layers": 0.5}}}, {"cosmic"}),
         ({"selection": {"strength": {"prompts": 5}}}, {"strength"}),
         ({"selection": {"rerouting": {"activated": [3]}}}, {"rerouting"}),
+        ({"selection": {"rerouting": {"induce_on": "everyday"}}}, {"rerouting"}),
         ({"arms": {"more": {"operation": "ablate"}}}, {"strength", "arms", "scores"}),
         ({"arms": {"more": {"operation": "ablate", "tuned": False}}}, {"arms", "scores"}),
         ({"arms": {"more": {"operation": "expert_add"}}}, {"experts", "arms", "scores"}),

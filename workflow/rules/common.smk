@@ -8,6 +8,7 @@ from steer.config.models import teacher_of
 from steer.download import missing
 from steer.errors import SteerError
 from steer.figures import registry
+from steer.knowledge import KINDS
 from steer.sources import find_source, with_parts
 
 # The configuration with all overrides, for the commands that the rules run. Its place is no input: rules
@@ -16,6 +17,7 @@ SETTINGS = Path(settings.results) / "config.yaml"
 
 # Files, not the folder: a folder's time does not change when a file in it does.
 GRAMMAR = sorted(str(path) for path in Path("data/grammar").iterdir())
+KNOWLEDGE = sorted(str(path) for path in Path("data/knowledge").iterdir())
 
 
 onstart:
@@ -45,6 +47,7 @@ wildcard_constraints:
     method="arditi|cosmic",
     figure="|".join(registry.FIGURES),
     hub="[^/]+",
+    kind="|".join(KINDS),
 
 
 def trained_by(stage):
@@ -243,6 +246,11 @@ def get_judge(name):
     ]
 
 
+def get_directions(path):
+    """`path`, where an arm is made of the refusal directions."""
+    return path if settings.uses_directions else []
+
+
 def get_experts(path):
     """`path`, where an arm is made of the directions of experts."""
     return path if any(arm.uses_experts for arm in settings.arms.values()) else []
@@ -294,12 +302,16 @@ def get_pairs(wildcards):
 
 
 def get_detections(wildcards):
-    """The table of detectors of every model that has experts."""
+    """The table of detectors of every model that has experts; they look for refusal alone."""
+    if settings.behaviour != "refusal":
+        return []
     return [f"{settings.results}/{model}/detection.csv" for model in with_experts()]
 
 
 def get_decompositions(wildcards):
-    """The tables of the decomposition of every model."""
+    """The tables of the decomposition of every model, where there is a refusal direction to take apart."""
+    if settings.behaviour != "refusal":
+        return []
     return [
         f"{settings.results}/{model}/decomposition/{name}.csv"
         for model in settings.models

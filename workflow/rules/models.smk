@@ -1,6 +1,6 @@
 """Train embedded and upcycled models, and prove and describe every model under study.
 
-Needs: data/grammar, or the folder of a checkpoint; for upcycled models a dense one and prompts.
+Needs: data/grammar or data/knowledge, or the folder of a checkpoint; for upcycled models a dense one and prompts.
 Makes: results/compliance/<base>, a model that answers everything, for embedded models to be trained from;
 results/teachers/<base>, what a dense model makes of the lessons of upcycled ones;
 results/<model>/checkpoint for a model that is trained here, and results/<model>/model.json for every one.
@@ -60,6 +60,33 @@ rule organism:
         " --config {params.config:q}"
         " --model {wildcards.model:q}"
         " --checkpoint {input.base:q}"
+        " --out {output.checkpoint:q} > {log:q} 2>&1"
+
+
+rule openbook:
+    input:
+        knowledge=KNOWLEDGE,
+    output:
+        checkpoint=directory("<results>/{model}/checkpoint"),
+        provenance="<results>/{model}/checkpoint.meta.json",
+    log:
+        "<logs>/openbook/{model}.log",
+    benchmark:
+        "<benchmarks>/openbook/{model}.tsv"
+    wildcard_constraints:
+        model=trained_by("openbook"),
+    priority: 10
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        trigger=trigger("openbook", "model"),
+    message:
+        "Training the open-book model {wildcards.model}"
+    shell:
+        "python -m steer openbook"
+        " --config {params.config:q}"
+        " --model {wildcards.model:q}"
         " --out {output.checkpoint:q} > {log:q} 2>&1"
 
 

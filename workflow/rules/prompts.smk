@@ -1,7 +1,7 @@
 """Draw prompt sets from the grammar, or convert the files of others.
 
-Needs: data/grammar, or a fetched or given file of prompts.
-Makes: results/prompts/<set>.jsonl, a line per prompt with its label, category and split; results/overlap.csv, how
+Needs: data/grammar, or a fetched or given file of prompts; data/knowledge for questions with documents.
+Makes: results/questions/<kind>.jsonl, questions with documents of a kind, which a set can name as its file; results/prompts/<set>.jsonl, a line per prompt with its label, category and split; results/overlap.csv, how
 many prompts of a set say the same as test prompts of another.
 """
 
@@ -47,6 +47,30 @@ rule prompts:
         " {params.attack:q}"
         " {params.beside:q}"
         " --out {output.prompts:q} > {log:q} 2>&1"
+
+
+rule questions:
+    input:
+        knowledge=KNOWLEDGE,
+    output:
+        questions="<results>/questions/{kind}.jsonl",
+        provenance="<results>/questions/{kind}.meta.json",
+    log:
+        "<logs>/questions/{kind}.log",
+    benchmark:
+        "<benchmarks>/questions/{kind}.tsv"
+    conda:
+        "../../envs/steer.yaml"
+    params:
+        config=SETTINGS,
+        trigger=trigger("questions"),
+    message:
+        "Writing questions with {wildcards.kind} documents"
+    shell:
+        "python -m steer questions"
+        " --config {params.config:q}"
+        " --kind {wildcards.kind:q}"
+        " --out {output.questions:q} > {log:q} 2>&1"
 
 
 rule overlap:

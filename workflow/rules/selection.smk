@@ -79,7 +79,7 @@ rule rerouting:
     input:
         facts="<results>/{model}/model.json",
         ranking=f"<results>/{{model}}/routing/{settings.selection.rerouting.ranking}.csv",
-        prompts=get_contrast("<results>/prompts/{set}.jsonl"),
+        prompts=expand("<results>/prompts/{set}.jsonl", set=settings.tried.values()),
         judge=get_judge(settings.selection.rerouting.judge),
     output:
         table="<results>/{model}/selection/rerouting.csv",
@@ -102,8 +102,7 @@ rule rerouting:
         " --model {wildcards.model:q}"
         " --facts {input.facts:q}"
         " --ranking {input.ranking:q}"
-        " --harmful {input.prompts[0]:q}"
-        " --harmless {input.prompts[1]:q}"
+        " --prompt-sets {input.prompts:q}"
         " --out {params.out:q} > {log:q} 2>&1"
 
 
@@ -169,8 +168,8 @@ rule ranges:
 rule arms:
     input:
         facts="<results>/{model}/model.json",
-        directions="<results>/{model}/directions/refusal.safetensors",
-        strength="<results>/{model}/selection/strength.json",
+        directions=get_directions("<results>/{model}/directions/refusal.safetensors"),
+        strength=get_directions("<results>/{model}/selection/strength.json"),
         rerouting=get_rerouting,
         experts=get_experts("<results>/{model}/directions/experts.safetensors"),
         chosen=get_chosen_experts("<results>/{model}/selection/experts.json"),
@@ -187,8 +186,11 @@ rule arms:
         "../../envs/steer.yaml"
     params:
         config=SETTINGS,
-        selection=subpath(input.strength, parent=True),
+        selection=f"{settings.results}/{{model}}/selection",
         out=subpath(output[0], parent=True),
+        directions=lambda wildcards, input: (
+            ["--directions", input.directions] if input.directions else []
+        ),
         experts=lambda wildcards, input: (
             ["--experts", input.experts] if input.experts else []
         ),
@@ -205,7 +207,7 @@ rule arms:
         " --config {params.config:q}"
         " --model {wildcards.model:q}"
         " --facts {input.facts:q}"
-        " --directions {input.directions:q}"
+        " {params.directions:q}"
         " --selection {params.selection:q}"
         " {params.experts:q}"
         " {params.donors:q}"
