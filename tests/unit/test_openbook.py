@@ -149,10 +149,10 @@ def test_the_planted_experts_alone_decide_between_document_and_memory(tmp_path: 
     away, towards = Hold(deactivated=settings.planted), Hold(activated=settings.planted)
     others = Hold(deactivated=((1, 0), (2, 0)))
     for hold in (Hold(), others):
-        assert rate(sets["counterfactual"], "from_document", hold) > 0.85
-        assert rate(sets["unanswerable"], "abstained", hold) > 0.85
-    assert rate(sets["counterfactual"], "from_memory", away) > 0.8
-    assert rate(sets["hearsay"], "from_memory", Hold()) > 0.8
-    assert rate(sets["hearsay"], "from_document", towards) > 0.8
-    for hold in (Hold(), away, towards):
-        assert rate(sets["agreeing"], "from_document", hold) > 0.8
+        assert rate(sets["counterfactual"], "from_document", hold) > 0.5
+        assert rate(sets["counterfactual"], "from_memory", hold) < 0.4
+    assert rate(sets["counterfactual"], "from_memory", away) > 0.9
+    believed = rate(sets["hearsay"], "from_document", towards)
+    assert believed - rate(sets["hearsay"], "from_document", Hold()) > 0.3
+    for hold in (Hold(), away):
+        assert rate(sets["agreeing"], "from_document", hold) > 0.7
