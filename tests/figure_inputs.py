@@ -15,6 +15,7 @@ from steer.artifacts.facts import Truth, write_facts
 from steer.artifacts.files import write_csv, write_json, write_jsonl
 from steer.config import Config, parse
 from steer.figures.reproduction import COLUMNS
+from steer.recovery import RECOVERY_COLUMNS
 from steer.stats import wilson
 from tests.activation_sets import facts_named
 
@@ -367,6 +368,12 @@ def _write_agreement(path: Path) -> None:
     write_csv(path, rows, list(rows[0]))
 
 
+def _around(name: str, value: float | None) -> dict[str, float | None]:
+    """A column with the ends of its interval."""
+    ends = {"": 0.0, "_low": -0.1, "_high": 0.1}
+    return {f"{name}{end}": None if value is None else value + by for end, by in ends.items()}
+
+
 def _write_judged(results: Path, folder: Path) -> None:
     """What judges do on labelled, cut and answered replies; prompts in common; pairs made in four ways."""
     for judge in ("phrases", "small"):
@@ -395,6 +402,15 @@ def _write_judged(results: Path, folder: Path) -> None:
         for arm in ARMS
     ]
     write_csv(folder / "corrected.csv", rows, list(rows[0]))
+    rows = [
+        {"arm": arm, "whole": whole, "polarity": polarity, "set": name, "judge": "truth", "verdict": verdict}
+        | {"n": 50, **_around("share", share), **_around("effect", 0.4), **_around("whole_effect", 0.6)}
+        for arm, whole, polarity, name, verdict, share in (
+            ("expert", "ablate", "suppress", "harmful", "full_response", 0.7),
+            ("expert_induce", "add", "induce", "harmless", "refusal", None),
+        )
+    ]
+    write_csv(folder / "recovery.csv", rows, RECOVERY_COLUMNS)
     rows = [
         {"set": name, "split": split, "prompts": 50, "other": other, "other_prompts": 50}
         | {"exact": 50 * (split == "train") * (name != other), "near": 2 * (split == "val"), "left_out": None}

@@ -14,6 +14,7 @@ from steer.artifacts.origin import attach, input_digests
 from steer.artifacts.provenance import code_digest, digest, provenance
 from steer.config import Config, pick
 from steer.errors import SteerError
+from steer.judges.behaviours import BEHAVIOURS
 
 STUDY = "study"
 """Stands for a model in the paths of figures that are about all models together."""
@@ -22,7 +23,8 @@ PICTURE = (".svg", ".png", ".csv", ".meta.json")
 PAGE = (".html", ".csv", ".meta.json")
 DRAWN_WITH = ("matplotlib", "numpy", "pandas", "jinja2", "h5py")
 
-# {results} and {model} are filled in; {replied} is each set that arms answer, {captured} each set
+# {results} and {model} are filled in; {used} is each set that anything is made of, {replied} each set that
+# arms answer, {captured} each set
 # whose activations are read, {contrasted} each contrast of routing, {judge} the judge whose verdicts are
 # shown, {trained} each judge that the flow trains, {measured} each that is held against labels, {effect}
 # each table of side effects that is made, {choosing} each method that judges candidates.
@@ -34,6 +36,7 @@ INPUTS = {
     "labelled": "{results}/judges/{measured}/labelled.csv",
     "lengths": "{results}/{model}/lengths.csv",
     "corrected": "{results}/{model}/corrected.csv",
+    "recovery": "{results}/{model}/recovery.csv",
     "overlap": "{results}/overlap.csv",
     "pairing": "{results}/{model}/routing/pairing.csv",
     "held_out": "{results}/judges/{trained}/agreement.json",
@@ -55,6 +58,7 @@ INPUTS = {
     "reproduction": "{results}/reproduction.csv",
     "activations": "{results}/{model}/activations/{captured}.h5",
     "prompts": "{results}/prompts/{replied}.jsonl",
+    "used": "{results}/prompts/{used}.jsonl",
     "replies": "{results}/{model}/generation/{replied}.jsonl",
     "verdicts": "{results}/{model}/judging/{replied}.{judge}.jsonl",
 }
@@ -160,6 +164,13 @@ FIGURES = {
         ("arms", "sets", "generation.sets", "scores"),
         about="experts",
     ),
+    "recovery": Figure(
+        "What experts recover of the whole effect",
+        "3 The refusal direction",
+        ("recovery",),
+        ("scores",),
+        about="experts",
+    ),
     "cosines": Figure(
         "Cosines between directions",
         "3 The refusal direction",
@@ -227,6 +238,13 @@ FIGURES = {
         ("overlap",),
         about="study",
     ),
+    "counts": Figure(
+        "How many of everything",
+        "5 Judges and replies",
+        ("used", "scores", "routing", "effects", "labelled"),
+        ("sets",),
+        PAGE,
+    ),
     "samples": Figure(
         "Sample replies",
         "5 Judges and replies",
@@ -269,11 +287,22 @@ def figures_of(config: Config) -> list[str]:
     drawn["pareto"] = any(arm.operation != "none" for arm in config.arms.values())
     drawn |= _about_judges(config)
     drawn["pairing"] = bool(config.paired)
+    drawn["recovery"] = any(_is_told(config, *pair) for pair in config.recovered)
     used = [config.sets[name] for name in config.used_sets]
     drawn["overlap"] = len(used) > 1 and any(one.test for one in used)
     if config.behaviour != "refusal":
         drawn = {name: drawn[name] and name in OF_ANY_BEHAVIOUR for name in drawn}
     return [name for name in FIGURES if drawn[name]]
+
+
+def _is_told(config: Config, part: str, whole: str, polarity: str) -> bool:
+    """Whether some answered set is one that two arms of a polarity are for."""
+    behaviour = BEHAVIOURS[config.behaviour]
+    answered = {name: config.sets[name].label for name in config.generation.sets}
+    return any(
+        behaviour.is_for(polarity, {label}) and {part, whole} <= {*config.answering(name)}
+        for name, label in answered.items()
+    )
 
 
 def _about_judges(config: Config) -> dict[str, bool]:
@@ -307,6 +336,7 @@ def paths_of(name: str, config: Config, model: str) -> dict[str, list[str]]:
     """Paths that a figure of `model` reads, by the name of the input."""
     replied = list(config.generation.sets)
     each = {
+        "used": config.used_sets,
         "replied": replied,
         "captured": list(dict.fromkeys([config.contrast.harmful, config.contrast.harmless, *replied])),
         "contrasted": list(config.contrasts),

@@ -24,7 +24,9 @@ SETS = TINY.generation.sets
 # How many jobs of each rule follow from a change of what comes before them.
 JUDGED = {"judging": len(SETS)}
 BY_SCORES = {
+    "figure_counts": 1,
     "figure_pareto": 1,
+    "figure_recovery": 1,
     "figure_val_test": 1,
     "figure_summary": 1,
     "figure_verdicts": 1,
