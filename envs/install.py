@@ -21,7 +21,10 @@ WIDTH = 110
 NEED_GIB = 3.0
 FULL_GIB = 0.05
 STAMP = "complete.json"
-VENV_MEMBERS = {"bin", "include", "lib", "lib64", "share", "pyvenv.cfg", ".gitignore", "etc", STAMP}
+PREFETCHED = "prefetched"
+"""What the Makefile leaves in the environment once public prompts are there."""
+FOLDERS = {"bin", "include", "lib", "lib64", "share", "etc"}
+VENV_MEMBERS = {*FOLDERS, "pyvenv.cfg", ".gitignore", STAMP, PREFETCHED}
 NETWORK_SIGNS = (
     "connection broken by",
     "NewConnectionError",

@@ -5,6 +5,7 @@ on experts is `specific` only if it does what it is for, on prompts of the label
 one of its controls: an intersection-union test (Berger 1982); more controls never make a claim easier.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -54,7 +55,7 @@ def claim(
     }
     row: Row = {}
     if margins:
-        closest = min(margins, key=lambda control: (margins[control].low, control))
+        closest = min(margins, key=lambda one: (not math.isnan(margins[one].low), margins[one].low, one))
         row = {"control": closest} | dict(zip(_DIFFERENCE, margins[closest], strict=True))
     return {"claim": _claim(effect_low, [margin.low for margin in margins.values()])} | row
 
@@ -64,7 +65,8 @@ def _claim(effect_low: float, margins_low: list[float]) -> str:
         return NO_EFFECT
     if not margins_low:
         return UNCONTROLLED
-    return SPECIFIC if min(margins_low) > 0 else SHARED
+    # A control that nothing could be scored of (NaN) allows no claim.
+    return SPECIFIC if all(low > 0 for low in margins_low) else SHARED
 
 
 def _gain(

@@ -54,7 +54,9 @@ def compared(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Compared]:
 
 def _is_of(control: Mapping[str, Any], name: str, arm: Mapping[str, Any]) -> bool:
     if control["operation"] not in ROUTERS or arm["operation"] not in ROUTERS:
-        return bool(control.get("like") == name)
+        # What a control does must be the same, or an easy one would make claims easier.
+        same = all(control.get(key) == arm.get(key) for key in ("operation", "polarity", "factor"))
+        return same and control.get("like") == (arm.get("like") or name)
     # Controls of detected experts are as many others; named ones have none.
     named = bool(arm["activate"] or arm["deactivate"])
     return not named and all(control.get(setting) == arm.get(setting) for setting in _COUNTED)

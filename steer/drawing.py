@@ -162,11 +162,16 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
             "label": settings.label,
             "category": row.get("category") or "",
             "source": settings.source,
-            **{key: row[key] for key in ("answers", "memory") if key in row},
+            # Without its document, what a document says is no answer.
+            **{key: row[key] for key in ("answers", "memory") if key in row and _answers_hold(settings)},
             **paired,
             **({"before": before} if before else {}),
         }
     log.info("%s: %d different prompts, %d repetitions dropped", raw.name, len(seen), repeated)
+
+
+def _answers_hold(settings: SetSettings) -> bool:
+    return settings.document is not None or bool(Path(settings.source).suffix)
 
 
 def _checked(record: Row, where: str) -> Row:

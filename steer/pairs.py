@@ -12,6 +12,7 @@ from steer.config import SetSettings
 from steer.errors import SteerError
 from steer.formats import records
 from steer.grammar.sets import prompt_id
+from steer.texts import check_text
 
 Refusals = Callable[[str], str | None]
 PHRASES = "steer.judges.phrases"
@@ -78,6 +79,8 @@ def _with_document(row: Row, settings: SetSettings, where: str) -> Row:
     question, document = row["text"], row.get("document")
     if not isinstance(document, str) or not document.strip():
         raise SteerError(where, "has no `document`", "use a source with documents")
+    if Path(settings.source).suffix:
+        check_text(f"{document}\n{question}", where)
     asked = f"Question: {question}"
     with_it = settings.document == "with"
     return {

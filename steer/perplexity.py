@@ -100,8 +100,8 @@ def _rows(loaded: LoadedModel, name: str, prompts: Sequence[Prompt], longest: in
     for prompt in prompts:
         if prompt.target and prompt.target_in == "reply":
             marked = mark(loaded, prompt, 1)
-            if len(marked.ids) > longest:
-                cause = f"has {len(marked.ids)} tokens with its reply, and `max_prompt_tokens` is {longest}"
+            if marked.prompt > longest:
+                cause = f"has {marked.prompt} tokens, and `max_prompt_tokens` is {longest}"
                 raise SteerError(f"prompt `{prompt.id}`", cause, "shorten it, or raise the limit")
             rows.append(Forced(marked.ids[: marked.prompt], marked.ids[marked.prompt :], prompt.id))
     if not rows:

@@ -130,6 +130,8 @@ def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[st
             found[key] = {name: value for name, value in found[key].items() if name != "arms"}
     if "judges.{judge}" in found:
         found |= _published(config.judges[names["judge"]])
+    if "judges" in found:
+        found |= {f"published {name}": _published(config.judges[name]) for name in config.measured_judges}
     if stage not in ENGINES:
         for key in found.keys() & {"models.{model}"}:
             found[key] = {name: value for name, value in found[key].items() if name != "engine"}

@@ -141,7 +141,8 @@ def ratio_of_differences(
     # In the few resamples of the tail where it turns, the share is as far out as shares go.
     turned = drawn[:, 1] * float(np.mean(other)) <= 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = np.where(turned, np.copysign(np.inf, drawn[:, 0]), drawn[:, 0] / drawn[:, 1])
+        far = np.copysign(np.inf, drawn[:, 0] * np.sign(np.mean(other)))
+        shares = np.where(turned, far, drawn[:, 0] / drawn[:, 1])
     tail = (1 - confidence) / 2
     ends = np.quantile(shares, [tail, 1 - tail], method="higher")
     return Interval(float(np.mean(one) / np.mean(other)), float(ends[0]), float(ends[1]))

@@ -349,8 +349,8 @@ def _write_effects(folder: Path, rng: np.random.Generator) -> None:
         ends = {"ratio": 1 + lost, "ratio_low": 1 + 0.8 * lost, "ratio_high": 1 + 1.2 * lost}
         change = {"difference": -lost, "difference_low": -1.5 * lost, "difference_high": -0.5 * lost}
         steered = arm != "baseline"
-        read.append({"arm": arm, "set": "harmless"} | (ends if steered else dict.fromkeys(ends)))
-        task = {"arm": arm, "task": "restates", "subtask": "", "metric": "acc"}
+        read.append({"arm": arm, "set": "harmless", "n": 50} | (ends if steered else dict.fromkeys(ends)))
+        task = {"arm": arm, "task": "restates", "subtask": "", "metric": "acc", "n": 60}
         able.append(task | (change if steered else dict.fromkeys(change)))
     write_csv(folder / "perplexity.csv", read, list(read[0]))
     write_csv(folder / "capability.csv", able, list(able[0]))

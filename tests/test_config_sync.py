@@ -62,6 +62,7 @@ def test_every_leaf_of_a_configuration_stands_in_the_table() -> None:
     def leaves(section: object, prefix: str, names: bool) -> set[str]:
         if not isinstance(section, dict):
             return {prefix}
+        names = names or prefix == "capability.tasks"
         inner = {f"{prefix}.<name>" if names else f"{prefix}.{key}": value for key, value in section.items()}
         return set().union(*(leaves(value, key, False) for key, value in inner.items()))
 

@@ -58,7 +58,8 @@ def _asked(runs: Sequence[Row]) -> dict[tuple[str, str], str]:
             key = run["task"], f"{row['subtask']} {row['question']}"
             if found.setdefault(key, row["asked"]) != row["asked"]:
                 cause = f"arm `{run['arm']}` was asked another question {row['question']} than others"
-                raise SteerError(f"task `{run['task']}`", cause, "remove the file of scores and run again")
+                advice = "remove `.capability.journal.jsonl` beside the table, and run again"
+                raise SteerError(f"task `{run['task']}`", cause, advice)
     return found
 
 

@@ -142,7 +142,7 @@ class BiasArm(RouterArm):
         1.0,
         gt=0,
         description="Shift of the logits, in units of their range on `train` and `val` prompts in the layer:"
-        " from 1 on nothing else decides.",
+        " from 1 on nothing else decides at tokens within it.",
     )
 
 

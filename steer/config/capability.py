@@ -54,11 +54,16 @@ class CapabilitySettings(Settings):
     )
     preset: Preset = Field("none", description="Tasks of a paper, besides.")
     arms: tuple[Name, ...] = Field(
-        (), description="Arms that run the tasks, besides `baseline`; none named means all."
+        (),
+        description="Arms that run the tasks, besides `baseline`; none named: all but swaps and further seeds"
+        " of a control.",
     )
     folder: str = Field("data/tasks", description="Folder of own task files, in the format of the harness.")
     margin: float = Field(
-        0.05, gt=0, lt=1, description="Loss against the baseline below which two scores count as equal."
+        0.05,
+        gt=0,
+        lt=1,
+        description="Difference to the baseline, either way, below which two scores count as equal.",
     )
 
     @field_validator("tasks", mode="before")

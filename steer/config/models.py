@@ -109,9 +109,8 @@ class ModelSettings(Settings):
     @property
     def size(self) -> Size | None:
         """Its layers and experts; None where its architecture is not known yet."""
-        if self.organism:
-            layers = self.organism.layers
-            return Size(layers, tuple(range(layers)), self.organism.experts)
+        if built := self.organism or self.openbook:
+            return Size(built.layers, tuple(range(built.layers)), built.experts)
         config = architecture(self.upcycle.source if self.upcycle else self.path or "")
         if config is None or "num_hidden_layers" not in config:
             return None

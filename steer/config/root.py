@@ -10,7 +10,7 @@ from steer.catalogue import HubModel
 from steer.config.agreement import AgreementSettings, LabelledSettings
 from steer.config.arm_base import DrawnArm
 from steer.config.arms import ArmSettings
-from steer.config.arms_experts import RerouteArm
+from steer.config.arms_experts import RouterArm
 from steer.config.arms_fit import check_arms, is_part, is_whole, like_of
 from steer.config.arms_stream import BaselineArm, SwapArm
 from steer.config.base import Name, Settings
@@ -111,7 +111,10 @@ class Config(Settings):
     @property
     def uses_directions(self) -> bool:
         """Whether an arm is made of the refusal directions, or of what was chosen along with them."""
-        return not all(isinstance(arm, BaselineArm | RerouteArm) for arm in self.arms.values())
+        return not all(
+            isinstance(arm, BaselineArm | RouterArm) or (isinstance(arm, SwapArm) and arm.layers)
+            for arm in self.arms.values()
+        )
 
     @property
     def verdict_judges(self) -> list[str]:
@@ -155,13 +158,25 @@ class Config(Settings):
     def answering(self, name: str) -> list[str]:
         """Names of the arms that answer a set: those that it lists, or all.
 
-        The further seeds of a control are for its spread alone: they answer the sets that define refusal.
+        The further seeds of a control are for its spread alone: they answer one set of each label, that of
+        `contrast` where it is answered.
         """
         if self.sets[name].arms:
             return list(self.sets[name].arms)
-        if name in (self.contrast.harmful, self.contrast.harmless):
+        if name in self._spread_on:
             return list(self.arms)
         return self._leading
+
+    @property
+    def _spread_on(self) -> list[str]:
+        """Of each label the contrast's set where it is answered, else the first of that label that is."""
+        asked = self.generation.sets
+        found: list[str] = []
+        for label in ("harmful", "harmless"):
+            own = getattr(self.contrast, label)
+            others = [name for name in asked if self.sets[name].label == label and not self.sets[name].arms]
+            found += [own] if own in asked else others[:1]
+        return found
 
     @property
     def text_arms(self) -> list[str]:
@@ -175,7 +190,8 @@ class Config(Settings):
     @property
     def _leading(self) -> list[str]:
         """Names of all arms but the further seeds of a control."""
-        return [arm for arm, settings in self.arms.items() if getattr(settings, "pool", None) in (None, arm)]
+        further = {arm for members in self.pools.values() for arm in members[1:]}
+        return [arm for arm in self.arms if arm not in further]
 
     @property
     def pools(self) -> dict[str, list[str]]:
@@ -332,5 +348,8 @@ class Config(Settings):
             raise ValueError("arm `baseline` is the unsteered model: its operation must be `none`")
         if "experts" in self.contrasts:
             raise ValueError("contrast `experts` has the name of another table; rename it")
+        for name in self.capability.arms:
+            if isinstance(self.arms[getattr(self.arms[name], "of", name)], SwapArm):
+                raise ValueError(f"`capability.arms`: `{name}` needs a pair to each prompt; leave it out")
         check_arms(self.arms, self.models, self.activations.positions)
         return self

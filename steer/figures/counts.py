@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pandas import DataFrame, read_csv
 
@@ -54,7 +55,7 @@ def rows_of(inputs: Inputs, settings: Settings) -> Iterator[Row]:
             yield _row("labelled replies", row["judge"], part, asked, int(row["n"]), "unscored")
 
 
-def _prompts(name: str, found: Mapping[str, int], asked: Mapping[str, int]) -> Iterator[Row]:
+def _prompts(name: str, found: Mapping[Any, int], asked: Mapping[str, int]) -> Iterator[Row]:
     for split in SPLITS:
         if found[split] or asked[split]:
             yield _row("prompts", name, split, asked[split], found[split], "not there, or in a test set")

@@ -17,7 +17,7 @@ APART = 0.12
 def plot(rows: DataFrame, settings: Settings) -> Figure:
     """One panel; a column per length."""
     judges, lengths = looks(list(dict.fromkeys(rows["judge"]))), list(dict.fromkeys(rows["length"]))
-    figure = style.canvas(2.2 + 1.0 * len(lengths), 4.2)
+    figure = style.canvas(3.0 + 1.1 * len(lengths), 4.2)
     axes = figure.subplots()
     for place, (judge, look) in enumerate(judges.items()):
         found = rows[rows["judge"] == judge]

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from steer.controls import is_control
+from steer.errors import SteerError
 from steer.figures import style
 from steer.figures.arms import GROUPS
 from steer.figures.inputs import Inputs, Settings, read_table, records
@@ -41,6 +42,11 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
         harmless = rows[(rows["arm"] == gain["arm"]) & (rows["label"] == "harmless")]
         for cost, (value, low, high) in _costs(gain, harmless, others):
             found.append({**gain, "cost": cost, "value": value, "value_low": low, "value_high": high})
+    # What no judge could score has no place among the others.
+    found = [row for row in found if row["gain"] == row["gain"] and row["value"] == row["value"]]
+    if not found:
+        cause = "has no arm with a scored gain and a measured cost"
+        raise SteerError(str(inputs["scores"][0]), cause, "answer sets of both labels (`generation.sets`)")
     whole = DataFrame(found)
     whole["front"] = False
     for _, part in whole.groupby(["group", "cost"]):

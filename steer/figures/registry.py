@@ -124,7 +124,7 @@ FIGURES = {
         "What the choice promised, and what it holds",
         "2 How the arms were chosen",
         ("scores", "chosen"),
-        ("scores", "selection.strength.judge"),
+        ("scores", "selection.strength.judge", "contrast"),
     ),
     "dose_response": Figure(
         "Dose and response of addition",
@@ -284,7 +284,7 @@ def figures_of(config: Config) -> list[str]:
     chosen_on = {"suppress": config.contrast.harmful, "induce": config.contrast.harmless}
     tuned = [arm for arm in config.arms.values() if _is_tuned(arm)]
     drawn["val_test"] = any(chosen_on[arm.polarity] in config.generation.sets for arm in tuned)  # type: ignore[union-attr]
-    drawn["pareto"] = any(arm.operation != "none" for arm in config.arms.values())
+    drawn["pareto"] = _has_gain_and_cost(config)
     drawn |= _about_judges(config)
     drawn["pairing"] = bool(config.paired)
     drawn["recovery"] = any(_is_told(config, *pair) for pair in config.recovered)
@@ -303,6 +303,15 @@ def _is_told(config: Config, part: str, whole: str, polarity: str) -> bool:
         behaviour.is_for(polarity, {label}) and {part, whole} <= {*config.answering(name)}
         for name, label in answered.items()
     )
+
+
+def _has_gain_and_cost(config: Config) -> bool:
+    """Whether some arm is for an answered set, and whether what it costs is measured."""
+    labels = {config.sets[name].label for name in config.generation.sets}
+    behaviour = BEHAVIOURS[config.behaviour]
+    steering = [arm for arm in config.arms.values() if arm.operation != "none"]
+    gains = any(behaviour.is_for(arm.polarity, {label}) for arm in steering for label in labels)
+    return gains and ("harmless" in labels or bool(_effects(config)))
 
 
 def _about_judges(config: Config) -> dict[str, bool]:

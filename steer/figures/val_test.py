@@ -43,7 +43,8 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
     found = [
         row
         for path in inputs["chosen"]
-        for choice in _choices(path)
+        for raw in _choices(path)
+        for choice in [{**raw, "set": settings["contrast"][raw["set"]]}]
         if (choice["arm"], choice["set"]) in tested
         for row in [_row(choice, tested[choice["arm"], choice["set"]], level)]
     ]

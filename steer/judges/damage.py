@@ -88,7 +88,7 @@ class Damage:
         """A word cut short, or run together with its neighbour."""
         at = self._at(words)
         word = words[at]
-        mended = word[: self._rng.randint(1, len(word))] if self._rng.random() < 0.5 else word.strip()
+        mended = word[: self._rng.randint(1, max(1, len(word)))] if self._rng.random() < 0.5 else word.strip()
         return [*words[:at], mended, *words[at + 1 :]]
 
     def _stuttered(self, words: Words) -> Words:

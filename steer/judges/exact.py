@@ -6,7 +6,7 @@ punctuation and articles, words parted by one blank.
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -61,21 +61,34 @@ class ExactMatching:
         reply = normalised(exchange.reply)
         said = self._found(reply, exchange.answers.document)
         known = self._found(reply, exchange.answers.memory)
-        if said is not None and known is not None and said != known:
-            return "other", "gives the document's answer and another"
-        if said is not None:
+        if said & known:
             return "from_document", "is the document's answer"
-        if known is not None:
+        # Of two answers of which one stands within the other, the longer one was given.
+        said, known = _outside(said, known), _outside(known, said)
+        if said and known:
+            return "other", "gives the document's answer and another"
+        if said:
+            return "from_document", "is the document's answer"
+        if known:
             return "from_memory", "is the answer known without the document"
+        answers = map(normalised, (*exchange.answers.document, *exchange.answers.memory))
+        if any(one and _holds(reply, one) for one in answers):
+            return "other", "gives an answer among other words"
         phrase = next((one for one in ABSTENTIONS if _holds(reply, normalised(one))), None)
         return ("abstained", f"says “{phrase}”") if phrase else ("other", "is none of the answers")
 
-    def _found(self, reply: str, answers: Sequence[str]) -> str | None:
-        """The first of the answers that the reply gives."""
-        for answer in map(normalised, answers):
-            if answer and (reply == answer or (self.match == "contains" and _holds(reply, answer))):
-                return answer
-        return None
+    def _found(self, reply: str, answers: Sequence[str]) -> set[str]:
+        """The answers that the reply gives, normalised."""
+        return {
+            answer
+            for answer in map(normalised, answers)
+            if answer and (reply == answer or (self.match == "contains" and _holds(reply, answer)))
+        }
+
+
+def _outside(answers: Set[str], others: Set[str]) -> set[str]:
+    """Those that stand within none of the others."""
+    return {one for one in answers if not any(one != other and _holds(other, one) for other in others)}
 
 
 def _holds(text: str, words: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from steer.artifacts.provenance import code_digest, digest, folder_digest
 from steer.errors import SteerError
 from steer.judges.offers import offer_log_likelihoods
-from steer.judges.rubrics import Rubric
+from steer.judges.rubrics import Rubric, headings
 from steer.judges.untrusted import MARK, Neutraliser, template_delimiters
 from steer.judges.verdicts import SCORE_DIGITS, UNSCORED, Exchange, Judgement, choose
 from steer.models.loading import check_weights, load_tokenizer, load_weights
@@ -45,13 +45,13 @@ class LikelihoodChoice:
     @cached_property
     def offer_ids(self) -> list[list[int]]:
         """Token ids of each offer, as the beginning of an assistant turn, or of what follows the question."""
-        encode = self.tokenizer.encode
         if not self.rubric.whole:
+            encode = self.tokenizer.encode
             return [list(encode(offer.text, add_special_tokens=False)) for offer in self.rubric.offers]
         # Behind the question: tokenizers treat the beginning of a text in ways of their own.
         asked = self.rubric.render("x", "x")
-        before = list(encode(asked))
-        found = [list(encode(asked + offer.text)) for offer in self.rubric.offers]
+        before = self._whole(asked)
+        found = [self._whole(asked + offer.text) for offer in self.rubric.offers]
         if any(ids[: len(before)] != before or len(ids) == len(before) for ids in found):
             raise ValueError("an offer and the end of the question share a token, so it can't be offered")
         return [ids[len(before) :] for ids in found]
@@ -59,7 +59,13 @@ class LikelihoodChoice:
     @cached_property
     def _neutralise(self) -> Neutraliser:
         own = self.rubric.render(MARK, MARK) if self.rubric.whole else None
-        return Neutraliser({*template_delimiters(self.tokenizer, own), *self.rubric.fences})
+        fences = self.rubric.fences
+        if not self.rubric.template:
+            # A template of the tokenizer's own may name the turns of what is judged in plain words.
+            turns = [{"role": role, "content": MARK} for role in ("user", "assistant")]
+            shown = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            fences = headings(shown.replace(MARK, "{reply}"))
+        return Neutraliser({*template_delimiters(self.tokenizer, own), *fences})
 
     @cached_property
     def _own_specials(self) -> int:
@@ -68,9 +74,14 @@ class LikelihoodChoice:
     def _specials(self, ids: Sequence[int]) -> int:
         return sum(token in self.tokenizer.added_tokens_decoder for token in ids)
 
+    def _whole(self, text: str) -> list[int]:
+        """Token ids of a whole question; one that writes the first special token itself gets no second."""
+        first = self.tokenizer.bos_token
+        return list(self.tokenizer.encode(text, add_special_tokens=not (first and text.startswith(first))))
+
     def _render(self, prompt: str, reply: str) -> list[int]:
         if self.rubric.whole:
-            return list(self.tokenizer.encode(self.rubric.render(prompt, reply)))
+            return self._whole(self.rubric.render(prompt, reply))
         if not self.rubric.template:
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
         else:

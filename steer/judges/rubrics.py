@@ -140,7 +140,7 @@ def published(text: str, gaps: Mapping[str, str], offers: Mapping[str, Verdict])
     """
     names = "|".join(map(re.escape, gaps))
     template = re.sub(rf"\{{({names})\}}", lambda gap: f"{{{gaps[gap[1]]}}}", text)
-    return Rubric(template, given(offers), _headings(template), whole=True)
+    return Rubric(template, given(offers), headings(template), whole=True)
 
 
 def given(offers: Mapping[str, Verdict]) -> tuple[Offer, ...]:
@@ -148,7 +148,7 @@ def given(offers: Mapping[str, Verdict]) -> tuple[Offer, ...]:
     return tuple(Offer(said, verdict) for said, verdict in offers.items())
 
 
-def _headings(template: str) -> tuple[str, ...]:
+def headings(template: str) -> tuple[str, ...]:
     """What stands next to the gaps of a template and is short enough to be a heading or a rule."""
     parts = re.split(r"\{(?:prompt|reply)\}", template)
     ends = [part.strip().split("\n")[-1] for part in parts[:-1]]

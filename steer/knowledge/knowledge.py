@@ -17,7 +17,7 @@ Fact = tuple[str, str]
 """A place and a relation."""
 
 HELD_OUT_SHARE = 0.4
-"""Of the facts: a model has learned them by heart, and never read about them in a document."""
+"""Of the facts: a model has learned them by heart, and was never asked about them with a document."""
 
 OTHERS = (1, 2)
 """Further facts that a document holds, fewest and most."""
@@ -47,7 +47,7 @@ class Knowledge:
 
     @cached_property
     def held_out(self) -> tuple[Fact, ...]:
-        """Facts that no document of the training is about; it depends on each fact alone."""
+        """Facts that no question of the training with a document is about; it depends on each fact alone."""
         return tuple(
             fact for fact in self.facts if _number(f"split of {fact}") % 1000 < 1000 * HELD_OUT_SHARE
         )

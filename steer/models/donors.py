@@ -14,13 +14,17 @@ def paired(donors: Donors, texts: Sequence[str]) -> list[int]:
     """The donor of every prompt, by its number among the donors.
 
     By `topic` it is the one with the largest Jaccard similarity of character n-grams; a prompt that has
-    nothing in common with any gets the one of its number.
+    nothing in common with any gets the one of its number. Where that is the prompt itself, the next one is.
     """
     found = [number % len(donors.ids) for number in range(len(texts))]
     if donors.pairing == "topic":
         for text, nearest, _ in duplicates(texts, donors.texts, NGRAM, 0.0):
             found[text] = nearest
-    return found
+    # A prompt's own activations would change nothing.
+    return [
+        (donor + 1) % len(donors.ids) if donors.texts[donor] == text else donor
+        for donor, text in zip(found, texts, strict=True)
+    ]
 
 
 def with_donor(arm: Arm, donor: int) -> Arm:

@@ -72,7 +72,7 @@ def _inside(loaded: LoadedModel, prompt: Prompt, ids: Sequence[int]) -> tuple[in
         raise _lost(prompt, "its target does not stand in the prompt")
     left, right = encoded["offset_mapping"][found[0]][0], encoded["offset_mapping"][found[-1]][1]
     if text[left:right].strip() != prompt.target.strip():
-        raise _lost(prompt, f"a token reaches over the ends of its target ({text[left:right]!r})")
+        raise _lost(prompt, "a token reaches over the ends of its target")
     return found[0], found[-1] + 1
 
 

@@ -14,7 +14,7 @@ from steer.plan.sizes import FREE, activation_bytes, batch_bytes, gpus_needed, h
 from steer.plan.study import Lengths, Study, Work
 from steer.plan.work import UNPLANNED, all_work, resolve
 
-FREE_JUDGES = ("phrases", "grammar")
+FREE_JUDGES = ("phrases", "refusals", "grammar", "exact")
 """Kinds of judges that are rules, not models."""
 
 RUBRIC, VERDICT = 350, 40

@@ -69,8 +69,9 @@ class Study:
         """Sets whose activations are recorded: of the contrasts, and for refusal those that arms answer."""
         sides = [name for contrast in self.config.contrasts.values() for name in contrast.sets]
         if self.config.behaviour != "refusal":
-            return list(dict.fromkeys(sides))
-        return list(dict.fromkeys([*self.config.estimating, *self.config.generation.sets]))
+            return list(dict.fromkeys([*sides, *self.config.donors]))
+        answered = self.config.generation.sets
+        return list(dict.fromkeys([*self.config.estimating, *answered, *self.config.donors]))
 
     @property
     def truth(self) -> Truth | None:

@@ -83,7 +83,8 @@ def matched_experts(
     Raises:
         SteerError: a layer has too few experts.
     """
-    generator = torch.Generator().manual_seed(seed)
+    # One start for all seeds, and a step for each: seeds that follow each other draw different experts.
+    generator = torch.Generator().manual_seed(0)
     found: list[Pair] = []
     for layer, expert in experts:
         taken = {*experts, *found}
@@ -93,7 +94,8 @@ def matched_experts(
         row = counts[rows[layer]]
         others.sort(key=lambda one: (abs(int(row[one]) - int(row[expert])), one))
         pool = others[:POOL]
-        found.append((layer, pool[int(torch.randint(len(pool), (), generator=generator))]))
+        start = int(torch.randint(len(pool), (), generator=generator))
+        found.append((layer, pool[(start + seed) % len(pool)]))
     return tuple(found)
 
 

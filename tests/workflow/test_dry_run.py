@@ -51,7 +51,16 @@ def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
         "scorecard": int(any(organism.plant for organism in organisms)),
     }
     once = ("resolve", "directions", "strength", "arms", "scores", "expert_directions", "detection")
-    once += ("decomposition", "rerouting", "experts", "correction", "capability", "perplexity", "ranges")
+    once += (
+        "decomposition",
+        "rerouting",
+        "experts",
+        "correction",
+        "capability",
+        "perplexity",
+        "ranges",
+        "lengths",
+    )
     figures = {
         f"figure_{name}": len(registry.models_of(name, config)) for name in registry.figures_of(config)
     }

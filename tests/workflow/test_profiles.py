@@ -12,8 +12,8 @@ from tests.workflow.project import ROOT, Project
 
 PROFILES = ("slurm", "kubernetes")
 RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
-# They read `model.json` and no weights; `truth` runs embedded models alone.
-LIGHT = {"arms", "routing", "activations_gather", "generation_gather", "truth"}
+# They read `model.json` and what was recorded, and no weights; `truth` runs embedded models alone.
+LIGHT = {"arms", "routing", "activations_gather", "generation_gather", "ranges", "truth"}
 
 
 def _profile(name: str) -> dict[str, Any]:

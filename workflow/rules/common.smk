@@ -223,6 +223,14 @@ def get_grammar(wildcards):
     return GRAMMAR if settings.sets[wildcards.set].source == "grammar" else []
 
 
+def get_refusals(wildcards):
+    """Files of refusals that pairs are made with: of a set, and of those that decide what is in it."""
+    own = settings.sets[wildcards.set]
+    names = [wildcards.set, own.equal_tokens, *settings.compared(wildcards.set)]
+    files = [settings.sets[name].refused_by for name in names if name]
+    return list(dict.fromkeys(file for file in files if file))
+
+
 def get_pin(source):
     """What a source is pinned to: its row in the table of sources."""
     return find_source(source, Path("data/sources.tsv")).model_dump_json()

@@ -13,7 +13,7 @@ rule prompts:
         others=get_compared,
         attack=get_attack,
         beside=get_beside,
-        refusals=lambda wildcards: settings.sets[wildcards.set].refused_by or [],
+        refusals=get_refusals,
     output:
         prompts="<results>/prompts/{set}.jsonl",
         provenance="<results>/prompts/{set}.meta.json",

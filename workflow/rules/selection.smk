@@ -47,7 +47,7 @@ rule strength:
         choices=expand(
             "<results>/{{model}}/selection/{method}.json", method=["arditi", "cosmic"]
         ),
-        judge=get_judge(settings.selection.strength.judge),
+        judge=lambda wildcards: get_judge(settings.selection.strength.judge),
     output:
         table="<results>/{model}/selection/strength.csv",
         choice="<results>/{model}/selection/strength.json",
@@ -80,7 +80,7 @@ rule rerouting:
         facts="<results>/{model}/model.json",
         ranking=f"<results>/{{model}}/routing/{settings.selection.rerouting.ranking}.csv",
         prompts=expand("<results>/prompts/{set}.jsonl", set=settings.tried.values()),
-        judge=get_judge(settings.selection.rerouting.judge),
+        judge=lambda wildcards: get_judge(settings.selection.rerouting.judge),
     output:
         table="<results>/{model}/selection/rerouting.csv",
         choice="<results>/{model}/selection/rerouting.json",
@@ -111,7 +111,7 @@ rule experts:
         facts="<results>/{model}/model.json",
         directions="<results>/{model}/directions/experts.safetensors",
         prompts=get_contrast("<results>/prompts/{set}.jsonl"),
-        judge=get_judge(settings.selection.strength.judge),
+        judge=lambda wildcards: get_judge(settings.selection.strength.judge),
     output:
         table="<results>/{model}/selection/experts.csv",
         choice="<results>/{model}/selection/experts.json",
@@ -186,7 +186,7 @@ rule arms:
         "../../envs/steer.yaml"
     params:
         config=SETTINGS,
-        selection=f"{settings.results}/{{model}}/selection",
+        selection=lambda wildcards: f"{settings.results}/{wildcards.model}/selection",
         out=subpath(output[0], parent=True),
         directions=lambda wildcards, input: (
             ["--directions", input.directions] if input.directions else []
