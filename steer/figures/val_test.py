@@ -44,7 +44,7 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
         row
         for path in inputs["chosen"]
         for raw in _choices(path)
-        for choice in [{**raw, "set": settings["contrast"][raw["set"]]}]
+        for choice in [{**raw, "set": settings["contrast"].get(raw["set"], raw["set"])}]
         if (choice["arm"], choice["set"]) in tested
         for row in [_row(choice, tested[choice["arm"], choice["set"]], level)]
     ]

@@ -29,6 +29,7 @@ def test_a_chosen_arm_has_the_rates_of_both_splits_and_their_difference(tmp_path
     write_csv(tmp_path / "scores.csv", [tested], list(tested))
     inputs = {"scores": [tmp_path / "scores.csv"], "chosen": [tmp_path / "strength.csv"]}
     settings = {"scores": {"confidence": 0.95}, "selection.strength.judge": "truth"}
+    settings |= {"contrast": {"harmful": "harmful", "harmless": "harmless"}}
     (row,) = val_test.table(inputs, settings).to_dict(orient="records")
     assert (row["arm"], row["candidates"], row["val_n"], row["test_n"]) == ("ablate", 2, 20, 99)
     assert (row["val_rate"], row["val_low"], row["val_high"]) == pytest.approx(tuple(wilson(18, 20)))
