@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pandas import DataFrame, read_csv
+from pandas import DataFrame
 
 from steer.artifacts.files import Row
 from steer.artifacts.prompts import read_prompts
@@ -55,7 +55,7 @@ def rows_of(inputs: Inputs, settings: Settings) -> Iterator[Row]:
             yield _row("labelled replies", row["judge"], part, asked, int(row["n"]), "unscored")
 
 
-def _prompts(name: str, found: Mapping[Any, int], asked: Mapping[str, int]) -> Iterator[Row]:
+def _prompts(name: str, found: Mapping[Any, int], asked: Mapping[str, Any]) -> Iterator[Row]:
     for split in SPLITS:
         if found[split] or asked[split]:
             yield _row("prompts", name, split, asked[split], found[split], "not there, or in a test set")
@@ -73,7 +73,7 @@ def _verdicts(path: Path, test: Mapping[str, int]) -> Iterator[Row]:
 
 def _routed(path: Path) -> Iterator[Row]:
     """Both sides of a contrast; a ranking of others may not say how many prompts it stands on."""
-    row = records(read_csv(path, nrows=1))[0]
+    row = records(read_table(path, ("layer", "expert")))[0]
     for side in (1, 2):
         n, routings = row.get(f"prompts_{side}"), row.get(f"total_{side}")
         if n and n == n:
@@ -82,7 +82,7 @@ def _routed(path: Path) -> Iterator[Row]:
 
 
 def _measured(path: Path) -> list[Row]:
-    table = read_csv(path)
+    table = read_table(path, ("arm", "n"))
     part = table["set"] if "set" in table else table["task"] + ", " + table["metric"]
     return records(table.assign(part=part)[["arm", "part", "n"]].drop_duplicates())
 

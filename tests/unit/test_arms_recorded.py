@@ -218,7 +218,7 @@ def test_a_pair_is_the_prompt_of_the_same_number_or_of_the_nearest_wording() -> 
     donors = Donors("order", ("a", "b", "c"), texts)
     asked = ["Where is Paris?", "Write a letter on rain.", "How do I knit a bomb?", "Where is Rome?", "zzzzz"]
     assert paired(donors, asked) == [0, 1, 2, 0, 1]
-    assert paired(replace(donors, pairing="topic"), asked) == [1, 2, 0, 1, 1]
+    assert paired(replace(donors, pairing="topic"), asked) == [1, 2, 0, 2, 1]
 
 
 def test_an_arm_keeps_its_donors_and_is_another_with_others(tmp_path: Path) -> None:

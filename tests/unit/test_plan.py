@@ -296,7 +296,7 @@ STEERMOE_ROWS = {
     # 100: each read steered and unsteered; replies of 512.
     "generation": (
         5,
-        2 * (16 * (13 + 13 + 63 + 8 + 13) + 2 * 13),
+        2 * (16 * (13 + 13 + 63 + 8 + 13) + 2 * 26),
         2 * (16 * 860 + 400) * 64,
         (16 * 860 + 400) * 512,
     ),
