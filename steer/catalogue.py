@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from steer.artifacts.tables import read_named_rows
 from steer.errors import SteerError
 
 TABLE = Path(__file__).parents[1] / "data" / "models.yaml"
@@ -83,17 +83,16 @@ def known_models(table: Path = TABLE) -> dict[str, KnownModel]:
     Raises:
         SteerError: the table is missing, or a row is malformed.
     """
-    try:
-        rows = yaml.safe_load(table.read_text(encoding="utf-8"))
-        found = {name: KnownModel.model_validate(row) for name, row in rows.items()}
-        return {
-            name: row.model_copy(update={"config": found[row.same].config}) if row.same else row
-            for name, row in found.items()
-        }
-    except FileNotFoundError as error:
-        raise SteerError(str(table), "no such file", "restore it") from error
-    except (yaml.YAMLError, ValidationError, AttributeError, KeyError) as error:
-        raise SteerError(str(table), f"holds a malformed row ({error})", "mend the row") from error
+    found = read_named_rows(table, KnownModel)
+    for name, row in found.items():
+        if row.same and row.same not in found:
+            raise SteerError(
+                str(table), f"`{name}` is the same as `{row.same}`, which has no row", "mend the row"
+            )
+    return {
+        name: row.model_copy(update={"config": found[row.same].config}) if row.same else row
+        for name, row in found.items()
+    }
 
 
 def architecture(path: str) -> dict[str, Any] | None:

@@ -56,7 +56,7 @@ class DrawnArm(AimedArm):
         1,
         ge=1,
         description="Arms that are made of this one, with `seed` and those that follow it; the further ones"
-        " answer the sets of `contrast` alone, and all are scored together too (`pooled.csv`).",
+        " answer one set of each label alone, and all are scored together too (`pooled.csv`).",
     )
     pool: Name | None = Field(
         None, description="Arms that are scored together too: those of one `pool`, which `seeds` sets."

@@ -3,10 +3,9 @@
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from steer.errors import SteerError
+from steer.artifacts.tables import read_named_rows
 from steer.judges.verdicts import VERDICTS, Verdict
 
 TABLE = Path(__file__).parents[2] / "data" / "judges.yaml"
@@ -48,10 +47,4 @@ def presets(table: Path = TABLE) -> dict[str, Preset]:
     Raises:
         SteerError: the table is missing, or a row is malformed.
     """
-    try:
-        rows = yaml.safe_load(table.read_text(encoding="utf-8"))
-        return {name: Preset.model_validate(row) for name, row in rows.items()}
-    except FileNotFoundError as error:
-        raise SteerError(str(table), "no such file", "restore it") from error
-    except (yaml.YAMLError, ValidationError, AttributeError) as error:
-        raise SteerError(str(table), f"holds a malformed row ({error})", "mend the row") from error
+    return read_named_rows(table, Preset)

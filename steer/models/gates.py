@@ -91,13 +91,7 @@ def gate_gradients(
         SteerError: the model has no MoE layers.
     """
     with torch.enable_grad(), gated(loaded, len(batch.input_ids)) as gates:
-        output = loaded.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            logits_to_keep=keep,
-        )
+        output = loaded.forward(batch, keep)
         scores = score(output.logits)
         (gradients,) = torch.autograd.grad(scores.sum(), gates)
     return scores.detach().cpu(), gradients.detach().cpu()

@@ -123,15 +123,22 @@ class LoadedModel:
             cache: keys and values of the tokens before, which the pass adds its own to.
         """
         if not tails:
-            return self._forward(batch, 1, cache).logits[:, -1]  # type: ignore[no-any-return]
+            return self.forward(batch, 1, cache).logits[:, -1]  # type: ignore[no-any-return]
         columns = [-1 - tail for tail in tails]
         kept = sorted({*columns})
         width = batch.input_ids.shape[1]
-        output = self._forward(batch, torch.tensor([width + column for column in kept]), cache)
+        output = self.forward(batch, torch.tensor([width + column for column in kept]), cache)
         picked = torch.tensor([kept.index(column) for column in columns])
         return output.logits[torch.arange(len(picked)), picked]  # type: ignore[no-any-return]
 
-    def _forward(self, batch: Batch, logits_to_keep: Any, cache: Any) -> Any:
+    def forward(self, batch: Batch, logits_to_keep: Any, cache: Any = None) -> Any:
+        """One pass of the model, which makes logits of the last tokens alone, or of those at some columns.
+
+        Args:
+            batch: what it reads.
+            logits_to_keep: how many tokens at the end; or the columns, as a tensor.
+            cache: keys and values of the tokens before, which the pass adds its own to.
+        """
         return self.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

@@ -60,12 +60,6 @@ def job_values(
         batch = loaded.batch(whole.prompts)
         mask = batch.attention_mask
         with steer(loaded, whole.arms, mask, twins=whole.twins, donors=whole.donors):
-            output = loaded.model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                use_cache=False,
-                logits_to_keep=keep,
-            )
+            output = loaded.forward(batch, keep)
         found[indices] = value(output.logits[: len(here)], indices).double().cpu()
     return found

@@ -90,13 +90,7 @@ def _logits(
     kept = batch.input_ids.shape[1] - width + 1
     mask = batch.attention_mask[:, :width]
     with steer(loaded, whole.arms, mask, twins=whole.twins, donors=whole.donors):
-        output = loaded.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            logits_to_keep=kept,
-        )
+        output = loaded.forward(batch, kept)
     return [output.logits[index, : len(row.reply)] for index, row in enumerate(rows)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from steer.figures import registry
+from steer.figures import index, registry
 from tests.figure_inputs import HOSTILE, MODEL, build, config
 from tests.report.browser import Page, browser, find
 
@@ -94,11 +94,11 @@ def test_the_report_opens_with_its_purpose_and_asks_no_other_host(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", registry.FIGURES)
+@pytest.mark.parametrize("name", index.FIGURES)
 def test_every_figure_shows_with_its_caption(name: str, report: Path, tab: Callable[[], Page]) -> None:
     page = tab()
     page.open(report.as_uri())
-    figure = registry.FIGURES[name]
+    figure = index.FIGURES[name]
     model = registry.models_of(name, config())[0]
     path = registry.outputs_of(name, config(), model)[0]
     page.click(figure.category)

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from steer.artifacts.provenance import modules_behind
 from steer.errors import SteerError
-from steer.figures import registry
+from steer.figures import index, registry
 from tests.figure_inputs import MODEL, build, config
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +24,9 @@ DRAW_ALL = """
 import json, sys
 from pathlib import Path
 from steer.config import parse
-from steer.figures import registry
+from steer.figures import index, registry
 settings = parse(json.loads(sys.argv[1]))
-for name in registry.FIGURES:
+for name in index.FIGURES:
     registry.draw(name, settings, registry.models_of(name, settings)[0])
 print("torch" in sys.modules)
 """
@@ -62,7 +62,7 @@ class Drawn:
     @property
     def digests(self) -> dict[str, str]:
         """Of every file of every figure, those about the whole study too."""
-        return digests(self.figures) | digests(self.results / registry.STUDY / "figures")
+        return digests(self.figures) | digests(self.results / index.STUDY / "figures")
 
 
 def subject(name: str) -> str:
@@ -74,9 +74,9 @@ def subject(name: str) -> str:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     results = tmp_path_factory.mktemp("results")
     known = build(results)
-    found = {name: registry.settings_of(name, known, subject(name)) for name in registry.FIGURES}
+    found = {name: registry.settings_of(name, known, subject(name)) for name in index.FIGURES}
     settings = {name: Recording(values) for name, values in found.items()}
-    for name in registry.FIGURES:
+    for name in index.FIGURES:
         paths = registry.paths_of(name, known, subject(name))
         inputs = {key: [Path(path) for path in found] for key, found in paths.items()}
         module = importlib.import_module(registry.module_of(name))
@@ -88,7 +88,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
 def test_every_figure_makes_the_files_it_declares_and_no_other(drawn: Drawn) -> None:
     declared = {
         Path(path).name
-        for name in registry.FIGURES
+        for name in index.FIGURES
         for path in registry.outputs_of(name, config(drawn.results), subject(name))
     }
     assert set(drawn.digests) == declared
@@ -109,7 +109,7 @@ def test_another_process_draws_the_same_bytes_without_loading_torch(drawn: Drawn
     assert drawn.digests == before
 
 
-@pytest.mark.parametrize("name", registry.FIGURES)
+@pytest.mark.parametrize("name", index.FIGURES)
 def test_a_figure_reads_every_input_that_it_declares(name: str, tmp_path: Path) -> None:
     settings = build(tmp_path)
     for paths in registry.paths_of(name, settings, subject(name)).values():
@@ -126,10 +126,10 @@ def test_figures_read_every_setting_that_they_declare(drawn: Drawn) -> None:
         assert settings.read == set(settings), name
 
 
-@pytest.mark.parametrize("name", registry.FIGURES)
+@pytest.mark.parametrize("name", index.FIGURES)
 def test_the_code_of_one_figure_is_not_behind_another(name: str) -> None:
     behind = modules_behind(registry.module_of(name))
-    others = {registry.module_of(other) for other in registry.FIGURES if other != name}
+    others = {registry.module_of(other) for other in index.FIGURES if other != name}
     assert not others & set(behind)
     assert "steer.config" not in behind
     assert "steer.figures.registry" not in behind
@@ -139,7 +139,7 @@ def test_the_trigger_follows_the_settings_that_a_figure_reads_and_no_others() ->
     plain, full = config(), config(report={"replies": "full"})
     changed = {
         name
-        for name in registry.FIGURES
+        for name in index.FIGURES
         if registry.trigger(name, plain, subject(name)) != registry.trigger(name, full, subject(name))
     }
     assert changed == {"samples"}
@@ -148,7 +148,7 @@ def test_the_trigger_follows_the_settings_that_a_figure_reads_and_no_others() ->
 def test_dose_and_response_is_left_out_when_no_dose_was_tried() -> None:
     arms = {"baseline": {"operation": "none"}, "weak": {"operation": "add", "coefficient": 0.5}}
     assert "dose_response" not in registry.figures_of(config(arms=arms))
-    assert registry.figures_of(config()) == list(registry.FIGURES)
+    assert registry.figures_of(config()) == list(index.FIGURES)
 
 
 def test_agreement_is_left_out_when_there_is_one_judge() -> None:
@@ -177,7 +177,7 @@ def test_an_unknown_figure_or_model_is_named(name: str, model: str, named: str) 
         registry.draw(name, config(), model)
 
 
-@pytest.mark.parametrize("name", [*registry.FIGURES, "workflow"])
+@pytest.mark.parametrize("name", [*index.FIGURES, "workflow"])
 @pytest.mark.parametrize("replies", ["withheld", "full"])
 def test_captions_name_settings_that_exist(name: str, replies: str) -> None:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -188,4 +188,4 @@ def test_captions_name_settings_that_exist(name: str, replies: str) -> None:
 
 
 def test_every_caption_belongs_to_a_figure() -> None:
-    assert {path.stem for path in CAPTIONS.glob("*.rst")} == {*registry.FIGURES, "workflow"}
+    assert {path.stem for path in CAPTIONS.glob("*.rst")} == {*index.FIGURES, "workflow"}

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from steer.figures import registry
+from steer.figures import index, registry
 from steer.stages import JUDGES, STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_the_table_of_stages_is_the_one_that_is_looked_at() -> None:
         "steer.activations",
         "steer.scores",
     } <= stages
-    assert all(_stage_of(registry.module_of(name)) == "figures" for name in registry.FIGURES)
+    assert all(_stage_of(registry.module_of(name)) == "figures" for name in index.FIGURES)
     assert all(module in IMPORTS for module in JUDGES.values())
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from steer.artifacts.provenance import code_digest, modules_behind
 from steer.config import Config, load, merge, parse
-from steer.figures import registry
+from steer.figures import index, registry
 from steer.stages import JUDGES, STAGES, trigger
 
 ROOT = Path(__file__).parents[2]
@@ -144,8 +144,8 @@ def test_every_rule_that_runs_a_stage_names_the_trigger_of_that_stage() -> None:
 
 
 def test_every_figure_depends_on_its_own_code_alone() -> None:
-    for name in registry.FIGURES:
-        others = {registry.module_of(other) for other in registry.FIGURES if other != name}
+    for name in index.FIGURES:
+        others = {registry.module_of(other) for other in index.FIGURES if other != name}
         source = (ROOT / Path(*registry.module_of(name).split("."))).with_suffix(".py").read_text()
         assert not [other for other in others if re.search(rf"\b{re.escape(other)}\b", source)]
 

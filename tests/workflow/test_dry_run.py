@@ -9,7 +9,7 @@ import yaml
 
 from steer.artifacts.provenance import modules_behind
 from steer.config import Config, load
-from steer.figures import registry
+from steer.figures import index, registry
 from steer.plan.anatomy import Anatomy
 from steer.plan.study import Lengths, Study
 from steer.plan.work import UNPLANNED, all_work
@@ -70,7 +70,7 @@ def test_the_default_plans_every_stage(default: dict[str, int]) -> None:
     each = {**dict.fromkeys(once, 1), **several, **answers}
     planned = {**shared, **trained, **{rule: models * count for rule, count in each.items()}, **figures}
     assert default == {rule: count for rule, count in planned.items() if count}
-    assert figures.keys() == {f"figure_{name}" for name in registry.FIGURES}
+    assert figures.keys() == {f"figure_{name}" for name in index.FIGURES}
 
 
 def _planned(config: Config) -> Counter[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from steer.figures import registry
+from steer.figures import index
 from tests.workflow.project import ROOT, Project
 
 PROFILES = ("slurm", "kubernetes")
@@ -27,7 +27,7 @@ def _path(name: str) -> Path:
 
 def _rules() -> dict[str, str]:
     """Text of every rule by name; those of figures, which a loop makes, by the registry."""
-    found = {f"figure_{name}": "" for name in registry.FIGURES}
+    found = {f"figure_{name}": "" for name in index.FIGURES}
     for path in RULES:
         parts = re.split(r"^ *rule (\w+):\n", path.read_text(), flags=re.MULTILINE)
         found |= dict(zip(parts[1::2], parts[2::2], strict=True))

@@ -15,7 +15,7 @@ from steer.artifacts.activations import ActivationFile
 from steer.artifacts.origin import input_digest, meta_path, read_provenance
 from steer.artifacts.provenance import code_digest, folder_digest
 from steer.config import Config, load, merge, parse
-from steer.figures import registry
+from steer.figures import index, registry
 from tests.workflow.project import Project, kept
 
 # What the finished project ran.
@@ -296,7 +296,7 @@ def test_the_report_holds_every_figure_and_needs_no_other_file(finished: Project
     finished.snakemake("--report", "results/report.html")
     page = finished.path("results/report.html").read_text()
     for name in registry.figures_of(TINY):
-        assert registry.FIGURES[name].title in page, name
+        assert index.FIGURES[name].title in page, name
     assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?://", page)
 
 

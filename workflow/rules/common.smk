@@ -7,7 +7,7 @@ from steer.artifacts.files import write_bytes
 from steer.config.models import teacher_of
 from steer.download import missing
 from steer.errors import SteerError
-from steer.figures import registry
+from steer.figures import index, registry
 from steer.knowledge import KINDS
 from steer.sources import find_source, with_parts
 
@@ -39,13 +39,13 @@ onstart:
 
 
 wildcard_constraints:
-    model="|".join([*settings.models, registry.STUDY]),
+    model="|".join([*settings.models, index.STUDY]),
     set="|".join(settings.sets),
     judge="|".join(settings.judges),
     contrast="|".join(settings.contrasts) or "none",
     base="[0-9a-f]{16}",
     method="arditi|cosmic",
-    figure="|".join(registry.FIGURES),
+    figure="|".join(index.FIGURES),
     hub="[^/]+",
     kind="|".join(KINDS),
 

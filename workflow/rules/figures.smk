@@ -8,7 +8,7 @@ Makes: results/<model>/figures/<figure>.{svg,png,csv} or .{html,csv}, with prove
 
 def get_figure_outputs(figure):
     """The files of a figure; what a reader looks at is marked for the report."""
-    facts = registry.FIGURES[figure]
+    facts = index.FIGURES[figure]
     labels = {"figure": facts.title, "model": "{model}"}
     shown = {
         "caption": f"../report/{figure}.rst",
