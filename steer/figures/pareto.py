@@ -31,6 +31,8 @@ LOOKS = {
     False: style.Look("arm", style.CHOICE, marker="o"),
     True: style.Look("control", style.GREY, marker="^"),
 }
+APART = 0.08
+"""Least distance in height of two names, so that neither is written over the other."""
 
 
 def table(inputs: Inputs, settings: Settings) -> DataFrame:
@@ -130,10 +132,16 @@ def _panel(axes: Axes, rows: DataFrame, cost: str) -> None:
         )
     best = at[at["front"]].sort_values(["value", "gain"])
     axes.step(best["value"], best["gain"], where="post", color=style.INK, lw=0.9, zorder=0)
-    for row in records(best[~best["control"]]):
-        axes.annotate(
-            row["arm"], (row["value"], row["gain"]), xytext=(4, -9), textcoords="offset points", size=7
-        )
+    named: list[float] = []
+    # From the top down; what would be written over another name has its own in the table.
+    for row in records(best[~best["control"]].sort_values("gain", ascending=False)):
+        if all(height - row["gain"] >= APART for height in named):
+            named.append(row["gain"])
+            # Under the point, but for those at the foot.
+            beside = (4, 3 if row["gain"] < APART else -9)
+            axes.annotate(
+                row["arm"], (row["value"], row["gain"]), xytext=beside, textcoords="offset points", size=7
+            )
     style.share_axis(axes)
     axes.set_ylim(-0.03, 1.06)
     axes.set_xlabel(COSTS[cost], size=8)

@@ -62,7 +62,7 @@ controls that comes closest.</p>
 <td>{{ row.restates_rate|per_cent }}</td>
 <td>{{ row.first_token_kl|short }}</td>
 <td class="text">{% if row.claim %}{{ row.claim }}{% if row.control %}
-<span class="faint">{{ row.control_difference|points }} [{{ row.control_difference_low|points }},
+&nbsp;<span class="faint">{{ row.control_difference|points }} [{{ row.control_difference_low|points }},
 {{ row.control_difference_high|points }}] {{ row.control }}</span>{% endif %}{% endif %}</td></tr>
 {% endfor %}
 {% endfor %}
