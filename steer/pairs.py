@@ -81,7 +81,7 @@ def _with_document(row: Row, settings: SetSettings, where: str) -> Row:
         raise SteerError(where, "has no `document`", "use a source with documents")
     if Path(settings.source).suffix:
         check_text(f"{document}\n{question}", where)
-    asked = f"Question: {question}"
+    asked = "\n".join(filter(None, [f"Question: {question}", settings.instruction]))
     with_it = settings.document == "with"
     return {
         **row,

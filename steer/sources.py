@@ -23,6 +23,7 @@ OURS = ("prompt", "reply", "masked", "length")
 """What goes into a gap without another file."""
 
 GAP = re.compile(r"\w+=[a-z0-9_-]+")
+PICKED = re.compile(r"(\w+)\[(\w+)\]")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -65,8 +66,19 @@ class Source(BaseModel):
     )
     goal: str = Field("", description="Column of the prompt that was `rewritten`.")
     category: str = Field(description="Column of the harm category; empty where there is none.")
-    document: str = Field("", description="Column of the document that a question is about.")
-    reply: str = Field("", description="Column of a reply or of the answer.")
+    document: str = Field(
+        "",
+        description="Column of the document that a question is about; of several, between blanks, the"
+        " texts of one item after the other, each item a sentence.",
+    )
+    reply: str = Field(
+        "",
+        description="Column of a reply, or of the answer; of a source with documents several columns, between"
+        " blanks, all of whose texts are answers.",
+    )
+    memory: str = Field(
+        "", description="Columns, as of answers, of what is answered without the document, or before an edit."
+    )
     keep: str = Field(
         "", description="Rows to keep: `column=pattern` or `column!=pattern`, with `*` for anything."
     )
@@ -94,11 +106,15 @@ class Source(BaseModel):
     def _columns_are_named(self) -> "Source":
         if self.format not in ("txt", "gguf") and not self.text:
             raise ValueError(f"the format {self.format} needs the column of the prompt, `text`")
-        read = {column.split(".")[0] for column in self._read}
+        read = {name for cell in self._read for column in cell.split() for name in _names(column)}
         if lost := sorted(read - {""} - {*self.columns.split()}):
             raise ValueError(f"`{lost[0]}` is read and does not stand in `columns`")
         if (self.kind == "rewritten") != bool(self.goal):
             raise ValueError("`goal` is the column of the prompt that was `rewritten`")
+        if self.memory and not self.document:
+            raise ValueError(
+                "`memory` is what is answered without a `document`, and no column of that is named"
+            )
         if self.keep and "=" not in self.keep:
             raise ValueError("`keep` is `column=pattern` or `column!=pattern`")
         if not all(GAP.fullmatch(gap) for gap in self.gaps.split()):
@@ -120,7 +136,7 @@ class Source(BaseModel):
     @property
     def _read(self) -> tuple[str, ...]:
         kept_by = self.keep.partition("=")[0].removesuffix("!")
-        return self.text, self.goal, self.category, self.document, self.reply, kept_by
+        return self.text, self.goal, self.category, self.document, self.reply, self.memory, kept_by
 
     @property
     def address(self) -> str:
@@ -189,7 +205,8 @@ def with_parts(name: str, table: Path) -> list[Source]:
 def read_source(path: Path, source: Source, *, empty: bool = False) -> Iterator[Row]:
     """The prompts of a fetched file, as rows of `text`, `goal`, `category`, `document` and `reply`.
 
-    Of a source with documents also `answers`, all that its column of the reply holds: what the document says.
+    Of a source with documents also `answers`, all that its columns of the reply hold: what the document says;
+    and `memory`, what is answered without it, where the source has columns of that.
 
     With `empty`, rows may be without a text. What the file has no column for is empty. Messages name rows by
     number and never quote them: the prompts are harmful requests.
@@ -201,9 +218,14 @@ def read_source(path: Path, source: Source, *, empty: bool = False) -> Iterator[
         where = f"{path}, prompt {number}"
         _check_columns(record, source, where)
         if _is_kept(record, source.keep):
-            cells: Row = {name: _cell(record, getattr(source, name)) for name in CELLS}
+            cells: Row = {name: _cell(record, getattr(source, name).partition(" ")[0]) for name in CELLS}
             if source.document:
-                cells["answers"] = _cells(record, source.reply)
+                cells |= {
+                    "document": _document(record, source, where),
+                    "answers": _answers(record, source.reply),
+                }
+            if source.memory:
+                cells["memory"] = _answers(record, source.memory)
             text = _cell(record, source.text) if empty else _text(record, source, where)
             yield {"text": text, **cells}
 
@@ -252,11 +274,48 @@ def _cell(record: Row, column: str) -> str:
 
 def _cells(record: Row, column: str) -> list[str]:
     """All that a cell holds, each once and none empty."""
+    return list(dict.fromkeys(filter(None, _texts(record, column))))
+
+
+def _texts(record: Row, column: str) -> list[str]:
+    """The texts of a cell in its order, empty where there is none; of a list of records, those of every one.
+
+    In `options[answer]`, the cell of `answer` says which entry of `options` is meant.
+    """
+    if pick := PICKED.fullmatch(column):
+        column = f"{pick[1]}.{_cell(record, pick[2])}"
     value: Any = record
     for key in column.split(".") if column else [""]:
-        value = value.get(key) if isinstance(value, dict) else None
+        value = _under(value, key)
     if isinstance(value, dict):
         value = [name for name, flag in value.items() if flag is True]
     found = value if isinstance(value, list) else [value]
-    texts = [without_control_characters(str(one)).strip() for one in found if one is not None]
-    return list(dict.fromkeys(filter(None, texts)))
+    return ["" if one is None else without_control_characters(str(one)).strip() for one in found]
+
+
+def _under(value: Any, key: str) -> Any:
+    if isinstance(value, list):
+        return [_under(one, key) for one in value]
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _names(column: str) -> list[str]:
+    """The columns of a record that a cell is made from."""
+    pick = PICKED.fullmatch(column)
+    return [pick[1], pick[2]] if pick else [column.partition(".")[0]]
+
+
+def _answers(record: Row, columns: str) -> list[str]:
+    return list(dict.fromkeys(one for column in columns.split() for one in _cells(record, column)))
+
+
+def _document(record: Row, source: Source, where: str) -> str:
+    """The document: one column as it is, or the facts that several columns spell, item by item."""
+    columns = source.document.split()
+    if len(columns) == 1:
+        return _cell(record, columns[0])
+    parts = [_texts(record, column) for column in columns]
+    if len({len(one) for one in parts}) > 1 or not all(text for one in parts for text in one):
+        cause = f"`{source.document}` do not make a text for each item"
+        raise SteerError(where, cause, f"correct `document` of `{source.name}` in the table of sources")
+    return " ".join(f"{' '.join(item)}." for item in zip(*parts, strict=True))

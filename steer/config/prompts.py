@@ -28,6 +28,10 @@ class SetSettings(Settings):
         description="Makes a paired set of questions `with` or `without` their document, counted on the"
         " question; for a source with documents, and `target: prompt`.",
     )
+    instruction: str = Field(
+        "",
+        description="Behind each question of such a set: what to say where its document has no answer.",
+    )
     equal_tokens: Name | None = Field(
         None,
         description="Set of the other side of its pairs: of each target only as many of its first tokens are"
@@ -64,6 +68,8 @@ class SetSettings(Settings):
             raise ValueError(f"{cause}; use refusal or compliance")
         if self.equal_tokens and self.target in (None, "prompt"):
             raise ValueError("`equal_tokens` is for sets that are counted on replies")
+        if self.instruction and not self.document:
+            raise ValueError("`instruction` is for sets with a `document`")
         if self.document and (not self.is_given or self.target != "prompt"):
             raise ValueError("`document` is for a source with documents, and needs `target: prompt`")
         return self

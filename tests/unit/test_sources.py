@@ -52,6 +52,7 @@ def test_the_table_of_sources_is_valid_and_no_two_rows_name_one_file() -> None:
         *("strongreject", "strongreject-small", "arditi-malicious-instruct", "arditi-tdc2023", "alpaca"),
         *("xstest-safe", "xstest-unsafe", "or-bench-hard-1k", "beavertails-30k-unsafe", "squad", "mctest"),
         *("faitheval-counterfactual", "faitheval-unanswerable", "faitheval-inconsistent", "mquake"),
+        *("cf-triviaqa",),
         *("multijail-en", "multijail-it", "multijail-th"),
     ],
 )
@@ -76,6 +77,8 @@ def test_the_columns_of_the_table_are_the_fields_of_a_source() -> None:
         ({"sha256": ""}, "known together"),
         ({"columns": "category"}, "`instruction` is read and does not stand"),
         ({"keep": "category"}, "`keep` is"),
+        ({"memory": "category"}, "no column of that is named"),
+        ({"document": "category", "reply": "a[b]"}, "`a` is read and does not stand"),
         ({"kind": "rewritten"}, "`goal` is the column"),
         ({"origin": "hub"}, "needs `member`"),
         ({"name": "Two Words"}, "`name`"),
