@@ -6,10 +6,8 @@ from pathlib import Path
 from steer import stats
 from steer.artifacts.files import Row
 from steer.artifacts.prompts import read_prompts
-from steer.artifacts.replies import JudgedReply, Key
 from steer.errors import SteerError
 from steer.judges.behaviours import Behaviour
-from steer.judges.verdicts import Verdict
 from steer.rates import (
     BASELINE,
     Method,
@@ -18,6 +16,7 @@ from steer.rates import (
     rate_columns,
     rates,
 )
+from steer.told import Told
 
 ALL_CATEGORIES = "*"
 """Stands for all seen, or all unseen, categories of a set together; no category has this name."""
@@ -47,7 +46,7 @@ def seen_categories(estimating: Iterable[Path]) -> frozenset[str]:
 def category_rows(
     set_name: str,
     judge: str,
-    found: Mapping[Key, JudgedReply],
+    verdicts: Mapping[str, Mapping[str, Told]],
     prompts: Path,
     seen: Set[str],
     method: Method,
@@ -60,7 +59,7 @@ def category_rows(
     Args:
         set_name: the prompt set.
         judge: whose verdicts they are.
-        found: its verdicts, by arm and prompt.
+        verdicts: what it said, by arm and prompt.
         prompts: the file of the prompt set.
         seen: categories that something was estimated, detected or chosen on.
         method: how intervals are made.
@@ -68,17 +67,16 @@ def category_rows(
     Raises:
         SteerError: a judged prompt is not in the set.
     """
-    verdicts = verdicts_by_arm(found)
     groups = _groups(verdicts[BASELINE], prompts, seen)
     for arm, mine in verdicts.items():
         seen_row: Row | None = None
         for (category, is_seen), members in groups.items():
             treated = {prompt: mine[prompt] for prompt in members}
             row: Row = {"arm": arm, "set": set_name, "judge": judge, "category": category, "seen": is_seen}
-            row |= rates(list(treated.values()), method)
+            names = (set_name, judge, arm, category, str(is_seen))
+            row |= rates(list(treated.values()), method, *names)
             if arm != BASELINE:
                 control = {prompt: verdicts[BASELINE][prompt] for prompt in members}
-                names = (set_name, judge, arm, category, str(is_seen))
                 row |= differences(treated, control, method, *names)
             if category == ALL_CATEGORIES:
                 row |= _unseen_less_seen(row, seen_row, method.behaviour)
@@ -100,14 +98,6 @@ def _unseen_less_seen(row: Row, seen: Row | None, behaviour: Behaviour) -> Row:
         difference = stats.difference_of_shares(mine, known)
         found |= dict(zip((name, f"{name}_low", f"{name}_high"), difference, strict=True))
     return found
-
-
-def verdicts_by_arm(found: Mapping[Key, JudgedReply]) -> dict[str, dict[str, Verdict]]:
-    """Verdicts by arm and prompt."""
-    arms: dict[str, dict[str, Verdict]] = {}
-    for (arm, prompt), judged in found.items():
-        arms.setdefault(arm, {})[prompt] = judged.verdict
-    return arms
 
 
 def _groups(judged: Iterable[str], prompts: Path, seen: Set[str]) -> dict[tuple[str, bool], list[str]]:

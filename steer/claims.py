@@ -13,8 +13,9 @@ import numpy as np
 from steer import stats
 from steer.artifacts.files import Row
 from steer.controls import Compared
-from steer.judges.verdicts import UNSCORED, Verdict
+from steer.judges.verdicts import Verdict
 from steer.rates import Method
+from steer.told import Told, scored, share
 
 SPECIFIC = "specific"
 SHARED = "not told apart from controls"
@@ -29,7 +30,7 @@ def claim(
     arm: Compared,
     name: str,
     effect_low: float,
-    verdicts: Mapping[str, Mapping[str, Verdict]],
+    verdicts: Mapping[str, Mapping[str, Told]],
     method: Method,
     *names: str,
 ) -> Row:
@@ -70,15 +71,15 @@ def _claim(effect_low: float, margins_low: list[float]) -> str:
 
 
 def _gain(
-    treated: Mapping[str, Verdict],
-    control: Mapping[str, Verdict],
+    treated: Mapping[str, Told],
+    control: Mapping[str, Told],
     wanted: Verdict,
     method: Method,
     *names: str,
 ) -> stats.Interval:
-    prompts = [prompt for prompt in sorted(treated) if UNSCORED not in (treated[prompt], control[prompt])]
+    prompts = [prompt for prompt in sorted(treated) if scored(treated[prompt], control[prompt])]
     one, other = (
-        np.array([verdicts[prompt] == wanted for prompt in prompts], dtype=np.float64)
+        np.array([share(verdicts[prompt], wanted) for prompt in prompts], dtype=np.float64)
         for verdicts in (treated, control)
     )
     return stats.paired_difference(

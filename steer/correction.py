@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from steer.artifacts.files import Row, write_csv
 from steer.artifacts.origin import attach, input_digests
@@ -58,12 +58,12 @@ def _confusion(path: Path, labelled: str) -> Int[np.ndarray, "label label"]:
 
 
 def _row(row: Row, table: Int[np.ndarray, "label label"], labelled: str, method: Method) -> Row:
-    counts = np.array([int(row[verdict]) for verdict in VERDICTS])
+    counts = np.array([float(row[verdict]) for verdict in VERDICTS])
     names = (row["arm"], row["set"], row["judge"])
     rng = method.rng("correction", *names)
     found = corrected(counts, table, rng, method.resamples, method.confidence)
     kept: Row = dict(zip(("arm", "set", "judge"), names, strict=True))
-    kept |= {"labelled": labelled, "labels": int(table.sum()), "n": int(counts.sum())}
+    kept |= {"labelled": labelled, "labels": int(table.sum()), "n": round(counts.sum())}
     for verdict, count, share in zip(VERDICTS, counts.tolist(), found.shares, strict=True):
         raw = count / counts.sum() if counts.sum() else None
         kept |= {f"{verdict}_raw": raw, verdict: share.estimate}
@@ -72,7 +72,7 @@ def _row(row: Row, table: Int[np.ndarray, "label label"], labelled: str, method:
 
 
 def _notes(
-    counts: Int[np.ndarray, " label"], table: Int[np.ndarray, "label label"], resamples: int
+    counts: Float[np.ndarray, " label"], table: Int[np.ndarray, "label label"], resamples: int
 ) -> Iterator[str]:
     """Why there is no correction."""
     if resamples:

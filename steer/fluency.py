@@ -14,6 +14,7 @@ from steer.artifacts.replies import JudgedReply, Key, iter_replies, read_verdict
 from steer.errors import SteerError
 from steer.judges.verdicts import GRADES, UNSCORED
 from steer.rates import BASELINE, Method
+from steer.told import Told, amount, by_arm, scored, share
 
 COLUMNS = (
     *("arm", "set", "judge", "n", "unscored", *(f"grade_{grade}" for grade in GRADES)),
@@ -26,8 +27,9 @@ def write_fluency(sets: Mapping[str, tuple[Path, Mapping[str, Path]]], out: Path
 
     Args:
         sets: by name of a prompt set, its generation file and the grades by judge.
-        out: the table: counts of each grade, their mean, and its paired difference to the baseline over the
-            prompts that were graded in both, with bootstrap intervals over prompts.
+        out: the table: prompts with each grade, a sampled reply counting as its share of one; the mean, and
+            its paired difference to the baseline over the prompts that were graded in both, with bootstrap
+            intervals over prompts.
         method: how intervals are made.
 
     Raises:
@@ -52,30 +54,36 @@ def _read(generation: Path, path: Path) -> dict[Key, JudgedReply]:
     for judged in found.values():
         if judged.verdict not in (*GRADES, UNSCORED):
             raise SteerError(str(path), f"`{judged.verdict}` is no grade", "judge the set again")
-    if not any(arm == BASELINE for arm, _ in found):
+    if not any(key.arm == BASELINE for key in found):
         raise SteerError(str(path), f"has no grades of arm `{BASELINE}`", "generate the set again")
     return found
 
 
 def _rows(name: str, judge: str, found: Mapping[Key, JudgedReply], method: Method) -> Iterator[Row]:
-    grades: dict[str, dict[str, int]] = {}
-    for (arm, prompt), judged in found.items():
-        graded = grades.setdefault(arm, {})
-        if judged.verdict != UNSCORED:
-            graded[prompt] = int(judged.verdict)
+    said = by_arm(found)
+    grades = {arm: _graded(prompts) for arm, prompts in said.items()}
     for arm, graded in grades.items():
-        replies = sum(1 for other, _ in found if other == arm)
+        prompts = list(said[arm].values())
         row: Row = {"arm": arm, "set": name, "judge": judge}
-        row |= {"n": replies, "unscored": replies - len(graded)}
-        row |= {f"grade_{grade}": [*graded.values()].count(int(grade)) for grade in GRADES}
-        row |= _interval("mean", graded, dict.fromkeys(graded, 0), method, name, judge, arm)
+        row |= {"n": len(prompts), "unscored": amount(prompts, UNSCORED)}
+        row |= {f"grade_{grade}": amount(prompts, grade) for grade in GRADES}
+        row |= _interval("mean", graded, dict.fromkeys(graded, 0.0), method, name, judge, arm)
         if arm != BASELINE:
             row |= _interval("difference", graded, grades[BASELINE], method, name, judge, arm)
         yield row
 
 
+def _graded(prompts: Mapping[str, Told]) -> dict[str, float]:
+    """Mean grade of every prompt that has one."""
+    return {
+        prompt: sum(int(grade) * share(told, grade) for grade in GRADES)
+        for prompt, told in prompts.items()
+        if scored(told)
+    }
+
+
 def _interval(
-    column: str, one: Mapping[str, int], other: Mapping[str, int], method: Method, *names: str
+    column: str, one: Mapping[str, float], other: Mapping[str, float], method: Method, *names: str
 ) -> Row:
     prompts = sorted({*one} & {*other})
     found = stats.paired_difference(

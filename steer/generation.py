@@ -1,11 +1,11 @@
-"""Stage `generation`: every arm's greedy replies to the test prompts of a set, resumable by row."""
+"""Stage `generation`: every arm's replies to the test prompts of a set, resumable by row."""
 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from heapq import merge
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from steer.models.decoding import Reply, generate
 from steer.models.donors import paired, with_donors
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
+from steer.models.sampling import GREEDY, Sampling
 from steer.models.scoring import kl_divergence, refusal_score
 from steer.models.study import open_outline, open_study
 from steer.vllm.replies import Wanted, check_engine
@@ -35,11 +36,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """One reply to make: a prompt under an arm, and the key of its row."""
+    """One reply to make: a prompt under an arm, its sampling seed if any, and the key of its row."""
 
     arm: Arm
     prompt: Prompt
     tokens: list[int]
+    draw: int | None
     key: str
 
 
@@ -50,6 +52,7 @@ def generate_replies(
     out: Path,
     settings: ModelSettings,
     max_new_tokens: int,
+    sampling: Sampling = GREEDY,
     shard: Shard | None = None,
 ) -> int:
     """Answer the `test` prompts of a set, or of a shard, under every arm; returns how many were made anew.
@@ -63,10 +66,10 @@ def generate_replies(
     on_vllm = settings.engine == "vllm"
     loaded, facts = (open_outline if on_vllm else open_study)(facts_path, settings)
     arms = [read_arm(path, model=facts.digest) for path in arm_paths]
-    plan = _plan(loaded, facts, read_prompts(prompts_path), arms, settings, max_new_tokens)
+    plan = _plan(loaded, facts, read_prompts(prompts_path), arms, settings, max_new_tokens, sampling)
     if shard is not None:
         # The batches of every arm are the same prompts: a shard has all arms on its prompts.
-        each = len(plan) // len(arms)
+        each = len(plan) // (len(arms) * len(sampling.draws))
         plan = [batch for number, batch in enumerate(plan) if shard.takes(number % each)]
     with Journal(out.with_name(f".{out.stem}.journal.jsonl")) as journal:
         made = 0
@@ -74,7 +77,7 @@ def generate_replies(
             paths = {arm.name: path for arm, path in zip(arms, arm_paths, strict=True)}
             batches = _answer_with_vllm(loaded, facts, settings, plan, journal, paths, max_new_tokens)
         else:
-            batches = _answer_batches(loaded, facts, plan, journal, max_new_tokens)
+            batches = _answer_batches(loaded, facts, plan, journal, max_new_tokens, sampling)
         for rows in batches:
             journal.add_many((key, row) for key, row in rows if key not in journal)
             made += len(rows)
@@ -84,7 +87,7 @@ def generate_replies(
         write_jsonl(out, (journal.get(key) for key in keys))
         journal.drop_stale(keys)
     log.info("%d replies made, %d kept from before", made, len(keys) - made)
-    origin = _origin(facts, prompts_path, arms, settings, max_new_tokens)
+    origin = _origin(facts, prompts_path, arms, settings, max_new_tokens, sampling)
     attach(out, origin if shard is None else {**origin, "shard": str(shard)})
     return made
 
@@ -97,6 +100,7 @@ def gather_replies(
     out: Path,
     settings: ModelSettings,
     max_new_tokens: int,
+    sampling: Sampling = GREEDY,
 ) -> None:
     """Put the replies of all shards together: the file that one job would have made, byte for byte.
 
@@ -105,13 +109,13 @@ def gather_replies(
     """
     facts = read_facts(facts_path)
     arms = [read_arm(path, model=facts.digest) for path in arm_paths]
-    origin = _origin(facts, prompts_path, arms, settings, max_new_tokens)
+    origin = _origin(facts, prompts_path, arms, settings, max_new_tokens, sampling)
     paths = check_shards(shards)
     for path in paths:
         if read_provenance(path) != {**origin, "shard": path.stem}:
             raise other_run(path)
     tested = sorted(prompt.id for prompt in read_prompts(prompts_path) if prompt.split == "test")
-    wanted = [(arm.name, name) for arm in arms for name in tested]
+    wanted = [(arm.name, name, draw or 0) for arm in arms for name in tested for draw in sampling.draws]
     _check_fired(arms, _merged(paths, arms))
     write_jsonl(out, _checked(_merged(paths, arms), wanted, paths))
     attach(out, origin)
@@ -121,18 +125,25 @@ def _merged(paths: Sequence[Path], arms: Sequence[Arm]) -> Iterator[Row]:
     """The rows of all shards, arm by arm and prompts by id, as each has its own; one row a shard is held."""
     place = {arm.name: number for number, arm in enumerate(arms)}
     shards = [iter_jsonl(path) for path in paths]
-    yield from merge(*shards, key=lambda row: (place[row["arm"]], row["prompt_id"]))
+    yield from merge(*shards, key=lambda row: (place[row["arm"]], row["prompt_id"], row.get("sample", 0)))
 
 
-def _checked(rows: Iterable[Row], wanted: Sequence[tuple[str, str]], paths: Sequence[Path]) -> Iterator[Row]:
+def _checked(
+    rows: Iterable[Row], wanted: Sequence[tuple[str, str, int]], paths: Sequence[Path]
+) -> Iterator[Row]:
     for row, key in zip_longest(rows, wanted):
-        if row is None or key != (row["arm"], row["prompt_id"]):
+        if row is None or key != (row["arm"], row["prompt_id"], row.get("sample", 0)):
             raise other_run(paths[0].parent)
         yield row
 
 
 def _origin(
-    facts: ModelFacts, prompts_path: Path, arms: Sequence[Arm], settings: ModelSettings, max_new_tokens: int
+    facts: ModelFacts,
+    prompts_path: Path,
+    arms: Sequence[Arm],
+    settings: ModelSettings,
+    max_new_tokens: int,
+    sampling: Sampling,
 ) -> dict[str, Any]:
     inputs = {
         "model": facts.digest,
@@ -140,7 +151,11 @@ def _origin(
         "arms": {arm.name: arm_digest(arm) for arm in arms},
     }
     stage_settings = {"model": settings.model_dump(mode="json"), "max_new_tokens": max_new_tokens}
-    return provenance("steer.generation", stage_settings, inputs)
+    if sampling.greedy:
+        return provenance("steer.generation", stage_settings, inputs)
+    return provenance(
+        "steer.generation", {**stage_settings, "sampling": asdict(sampling)}, inputs, sampling.seed
+    )
 
 
 def _plan(
@@ -150,8 +165,9 @@ def _plan(
     arms: Sequence[Arm],
     settings: ModelSettings,
     max_new_tokens: int,
+    sampling: Sampling,
 ) -> list[list[Task]]:
-    """Batches of one arm each: with one arm a batch runs fastest, and another arm changes no batch.
+    """Batches of one arm and sampling seed each: so they run fastest, and another arm changes no batch.
 
     For vLLM, which packs requests as it goes, every prompt is a batch of its own.
     """
@@ -174,12 +190,14 @@ def _plan(
         arm_part = [arm.name, arm_digest(arm)]
         donors = paired(arm.donors, [prompt.text for prompt in tested]) if arm.donors else []
         own = with_donors(arm, donors) if donors else [arm] * len(tested)
-        for indices in batches:
+        for draw, indices in product(sampling.draws, batches):
             # The whole batch is in each key: its other rows decide the last bits of this one.
             texts = [[tested[index].id, tested[index].text] for index in indices]
             pairs = [[donors[index] for index in indices]] if donors else []
-            batch = digest([*common, *arm_part, texts, *pairs])
-            plan.append([Task(own[i], tested[i], encoded[i], digest([batch, tested[i].id])) for i in indices])
+            batch = digest([*common, *arm_part, texts, *pairs, *sampling.decides(draw)])
+            plan.append(
+                [Task(own[i], tested[i], encoded[i], draw, digest([batch, tested[i].id])) for i in indices]
+            )
     return plan
 
 
@@ -189,10 +207,11 @@ def _answer_batches(
     plan: Sequence[Sequence[Task]],
     journal: Journal,
     max_new_tokens: int,
+    sampling: Sampling,
 ) -> Iterator[list[tuple[str, Row]]]:
     for batch in plan:
         if not all(task.key in journal for task in batch):
-            yield _answer(loaded, facts, batch, max_new_tokens)
+            yield _answer(loaded, facts, batch, max_new_tokens, sampling)
 
 
 def _answer_with_vllm(
@@ -213,10 +232,10 @@ def _answer_with_vllm(
 
 
 def _in_order(plan: Sequence[Sequence[Task]]) -> Iterator[Task]:
-    """Tasks arm by arm, prompts by id."""
+    """Tasks arm by arm, prompts by id, then by sampling seed."""
     arms = list(dict.fromkeys(task.arm.name for batch in plan for task in batch))
     tasks = [task for batch in plan for task in batch]
-    yield from sorted(tasks, key=lambda task: (arms.index(task.arm.name), task.prompt.id))
+    yield from sorted(tasks, key=lambda task: (arms.index(task.arm.name), task.prompt.id, task.draw or 0))
 
 
 def _check_fired(arms: Sequence[Arm], rows: Iterable[Row]) -> None:
@@ -252,11 +271,12 @@ def _encode(loaded: LoadedModel, prompt: Prompt, longest: int) -> list[int]:
 
 
 def _answer(
-    loaded: LoadedModel, facts: ModelFacts, batch: Sequence[Task], max_new_tokens: int
+    loaded: LoadedModel, facts: ModelFacts, batch: Sequence[Task], max_new_tokens: int, sampling: Sampling
 ) -> list[tuple[str, Row]]:
     tokens = [task.tokens for task in batch]
     baseline = loaded.next_token_logits(loaded.batch(tokens))
-    replies = generate(loaded, tokens, [task.arm for task in batch], max_new_tokens)
+    choosing = sampling.processors([task.prompt.id for task in batch], batch[0].draw)
+    replies = generate(loaded, tokens, [task.arm for task in batch], max_new_tokens, choosing=choosing)
     first = [reply.first_token_logits for reply in replies]
     rows = []
     for task, reply, before, after in zip(batch, replies, baseline, first, strict=True):
@@ -271,6 +291,7 @@ def _row(task: Task, reply: Reply, score: float, kl: float) -> Row:
     return reply_row(
         arm=task.arm.name,
         prompt_id=task.prompt.id,
+        sample=task.draw,
         text=reply.text,
         reasoning=reply.reasoning,
         n_tokens=reply.n_tokens,

@@ -38,7 +38,7 @@ def judge_replies(
         generation: rows with `arm`, `prompt_id` and `text`.
         prompts: the prompt set that was answered.
         judge: gives the verdicts.
-        out: rows `arm, prompt_id, verdict, reason, raw, judge_version`.
+        out: rows `arm, prompt_id, verdict, reason, raw, judge_version`; `sample` too of sampled replies.
         log: told how many replies were judged and how many could not be, and why.
 
     Raises:
@@ -57,7 +57,7 @@ def judge_replies(
             if isinstance(judge, PaidJudge):
                 log(judge.bill())
         rows = (
-            {"arm": reply.arm, "prompt_id": reply.prompt_id, **(passing.get(key) or journal.get(key))}
+            {**reply.place, **(passing.get(key) or journal.get(key))}
             for reply, exchange in _exchanges(generation, asked)
             if (key := _key(judge, exchange))
         )

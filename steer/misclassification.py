@@ -8,7 +8,7 @@ be; then the nearest point of the simplex is taken. Everything random takes a ge
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from steer.stats import UNDEFINED, Interval
 
@@ -49,7 +49,7 @@ def correct(
 
 
 def corrected(
-    judged: Int[np.ndarray, " label"],
+    judged: Num[np.ndarray, " label"],
     labelled: Int[np.ndarray, "label label"],
     rng: np.random.Generator,
     resamples: int,
@@ -58,7 +58,7 @@ def corrected(
     """Corrected shares with percentile bootstrap intervals over the judged and over the labelled replies.
 
     Args:
-        judged: how many replies are judged as each class.
+        judged: how many prompts are judged as each class, a sampled reply counting as its share of one.
         labelled: a row for each true class: how many of it are judged as each class.
         rng: draws the resamples; labelled replies are drawn within their true class.
         resamples: how many.
@@ -69,13 +69,13 @@ def corrected(
         the errors can't be undone, such as for a judge that never gives one of the verdicts.
     """
     undefined = Corrected((UNDEFINED,) * len(judged), 0)
-    n, totals = int(judged.sum()), labelled.sum(axis=1)
+    n, totals = round(judged.sum()), labelled.sum(axis=1)
     if n == 0 or (totals == 0).any():
         return undefined
-    estimate = correct(judged[None] / n, (labelled / totals[:, None])[None])[0]
+    estimate = correct(judged[None] / judged.sum(), (labelled / totals[:, None])[None])[0]
     if np.isnan(estimate).any():
         return undefined
-    drawn = rng.multinomial(n, judged / n, size=resamples) / n
+    drawn = rng.multinomial(n, judged / judged.sum(), size=resamples) / n
     rows = [
         rng.multinomial(total, row / total, size=resamples) / total
         for row, total in zip(labelled, totals, strict=True)

@@ -87,7 +87,8 @@ def measure(
 
 def _answered(prompts: Sequence[Prompt], generation: Path) -> list[Prompt]:
     """The prompts with the unsteered model's replies as targets; those with an empty one are left out."""
-    texts = {reply.prompt_id: reply.text for reply in iter_replies(generation) if reply.arm == BASELINE}
+    replies = iter_replies(generation)
+    texts = {one.prompt_id: one.text for one in replies if one.arm == BASELINE and not one.key.sample}
     return [
         replace(prompt, target=texts[prompt.id], target_in="reply")
         for prompt in prompts

@@ -1,16 +1,18 @@
 """Verdicts into rates with intervals, and into paired differences to baseline."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from steer import stats
 from steer.artifacts.files import Row
 from steer.artifacts.provenance import digest
 from steer.judges.behaviours import REFUSAL, Behaviour
 from steer.judges.verdicts import UNSCORED, Verdict
+from steer.told import Told, amount, scored, share
 
 BASELINE = "baseline"
 PARTS = ("", "_low", "_high", "_p", "_equivalence_p")
@@ -58,22 +60,45 @@ def adjusted_columns(behaviour: Behaviour) -> tuple[str, ...]:
     return tuple(f"{verdict}_difference_p_holm" for verdict in behaviour.compared)
 
 
-def rates(verdicts: Sequence[Verdict], method: Method) -> Row:
-    """Counts, and shares of the replies that were scored, with Wilson intervals."""
-    unscored = verdicts.count(UNSCORED)
-    scored = len(verdicts) - unscored
-    row: Row = {"n": len(verdicts), "unscored": unscored}
+def rates(prompts: Sequence[Told], method: Method, *names: str) -> Row:
+    """Counts in prompts, and shares of the replies that were scored, with intervals over prompts.
+
+    Of one reply a prompt they are Wilson's. Of several samples a prompt counts as their shares, and its
+    samples stay together in a percentile bootstrap over prompts.
+
+    Args:
+        prompts: what was said of each.
+        method: how intervals are made.
+        names: what the row is known by; they and the verdict seed its resampling.
+    """
+    row: Row = {"n": len(prompts), "unscored": amount(prompts, UNSCORED)}
     for verdict in method.behaviour.verdicts:
-        row[verdict] = verdicts.count(verdict)
-        share = stats.wilson(row[verdict], scored, method.confidence)
-        row |= dict(zip((f"{verdict}_rate", f"{verdict}_low", f"{verdict}_high"), share, strict=True))
+        row[verdict] = amount(prompts, verdict)
+        found = _rate(prompts, verdict, row, method, *names)
+        row |= dict(zip((f"{verdict}_rate", f"{verdict}_low", f"{verdict}_high"), found, strict=True))
     return row
 
 
-def differences(
-    treated: Mapping[str, Verdict], control: Mapping[str, Verdict], method: Method, *names: str
-) -> Row:
+def _rate(prompts: Sequence[Told], verdict: Verdict, row: Row, method: Method, *names: str) -> stats.Interval:
+    told = [one for one in prompts if scored(one)]
+    # Where all prompts are alike no resample differs, and what is not known of other prompts is Wilson's.
+    if all(len(one) == 1 for one in prompts) or len({share(one, verdict) for one in told}) < 2:
+        return stats.wilson(row[verdict], row["n"] - row["unscored"], method.confidence)
+    totals, weights = (
+        np.array(counts, dtype=np.float64)
+        for counts in (
+            [one.count(verdict) for one in told],
+            [len(one) - one.count(UNSCORED) for one in told],
+        )
+    )
+    rng = method.rng(*names, verdict, "rate")
+    return stats.pooled_mean(totals, weights, rng, method.resamples, method.confidence)
+
+
+def differences(treated: Mapping[str, Told], control: Mapping[str, Told], method: Method, *names: str) -> Row:
     """Differences of the compared verdicts' rates over the prompts, by id, that were scored in both.
+
+    Of one reply a prompt p-values are McNemar's, of several samples those of all flips of prompts' signs.
 
     Args:
         treated: verdicts of an arm.
@@ -81,23 +106,35 @@ def differences(
         method: how intervals are made.
         names: what the row is known by; they and the verdict seed its resampling.
     """
-    prompts = [prompt for prompt in sorted(control) if UNSCORED not in (treated[prompt], control[prompt])]
+    prompts = [prompt for prompt in sorted(control) if scored(treated[prompt], control[prompt])]
+    parts = _parts(side[prompt] for side in (treated, control) for prompt in prompts)
     row: Row = {}
     for verdict in method.behaviour.compared:
-        one = np.array([treated[prompt] == verdict for prompt in prompts], dtype=np.bool_)
-        other = np.array([control[prompt] == verdict for prompt in prompts], dtype=np.bool_)
+        one, other = (
+            np.array([share(side[prompt], verdict) for prompt in prompts], dtype=np.float64)
+            for side in (treated, control)
+        )
         difference = stats.paired_difference(
-            one.astype(np.float64),
-            other.astype(np.float64),
-            method.rng(*names, verdict),
-            method.resamples,
-            method.confidence,
+            one, other, method.rng(*names, verdict), method.resamples, method.confidence
         )
         name = f"{verdict}_difference"
         row |= dict(zip((name, f"{name}_low", f"{name}_high"), difference, strict=True))
-        row[f"{name}_p"] = stats.mcnemar(one, other) if prompts else math.nan
+        row[f"{name}_p"] = _p_value(one, other, parts) if prompts else math.nan
         row[f"{name}_equivalence_p"] = stats.equivalence(one, other, method.margin) if prompts else math.nan
     return row
+
+
+def _parts(told: Iterable[Told]) -> int:
+    """What all shares are multiples of one over."""
+    return math.lcm(*{len(one) - one.count(UNSCORED) for one in told})
+
+
+def _p_value(
+    treated: Float[np.ndarray, " prompt"], control: Float[np.ndarray, " prompt"], parts: int
+) -> float:
+    if parts == 1:
+        return stats.mcnemar(treated == 1, control == 1)
+    return stats.sign_flips(treated - control, parts)
 
 
 def adjust(rows: Sequence[Row], behaviour: Behaviour) -> None:

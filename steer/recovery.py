@@ -10,8 +10,8 @@ import numpy as np
 
 from steer import stats
 from steer.artifacts.files import Row
-from steer.judges.verdicts import UNSCORED, Verdict
 from steer.rates import BASELINE, Method
+from steer.told import Told, scored, share
 
 SOURCE_SHARE = 0.78
 """What the source reports, on average over models."""
@@ -25,7 +25,7 @@ RECOVERY_COLUMNS = (
 def recovery_rows(
     pairs: Sequence[tuple[str, str, str]],
     labels: Set[str],
-    verdicts: Mapping[str, Mapping[str, Verdict]],
+    verdicts: Mapping[str, Mapping[str, Told]],
     method: Method,
     *names: str,
 ) -> Iterator[Row]:
@@ -47,14 +47,14 @@ def recovery_rows(
             continue
         verdict = method.behaviour.wanted(polarity)
         sides = [verdicts[name] for name in (arm, whole, BASELINE)]
-        prompts = [one for one in sorted(sides[0]) if all(side[one] != UNSCORED for side in sides)]
+        prompts = [one for one in sorted(sides[0]) if scored(*(side[one] for side in sides))]
         part, full, none = (
-            np.array([side[one] == verdict for one in prompts], dtype=np.float64) for side in sides
+            np.array([share(side[one], verdict) for one in prompts], dtype=np.float64) for side in sides
         )
         rng = method.rng(*names, arm, whole, "recovery")
-        share = stats.ratio_of_differences(part - none, full - none, rng, method.resamples, method.confidence)
+        ratio = stats.ratio_of_differences(part - none, full - none, rng, method.resamples, method.confidence)
         row: Row = {"arm": arm, "whole": whole, "polarity": polarity, "verdict": verdict, "n": len(prompts)}
-        row |= _cells("share", share)
+        row |= _cells("share", ratio)
         for name, side, other in (("effect", part, arm), ("whole_effect", full, whole)):
             rng = method.rng(*names, other, verdict)
             row |= _cells(name, stats.paired_difference(side, none, rng, method.resamples, method.confidence))

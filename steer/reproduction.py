@@ -113,8 +113,9 @@ def _ours(
     if key not in results.scores[model]:
         return Ours("there are no scores of arm {}, set {} and judge {}".format(*key))
     counts = results.scores[model][key]
-    n = int(counts["n"]) - int(counts["unscored"])
-    successes = int(counts[RATES[row.metric].removeprefix("-")])
+    n = round(float(counts["n"]) - float(counts["unscored"]))
+    # Of several samples a prompt counts as their shares: an interval of as many prompts is wide enough.
+    successes = round(float(counts[RATES[row.metric].removeprefix("-")]))
     successes = n - successes if RATES[row.metric].startswith("-") else successes
     return Ours("", *key, wilson(successes, n, confidence), successes, n)
 

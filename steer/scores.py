@@ -14,7 +14,7 @@ from steer.artifacts.origin import attach, input_digests
 from steer.artifacts.prompts import read_prompts
 from steer.artifacts.provenance import provenance
 from steer.artifacts.replies import JudgedReply, Key, Reply, iter_replies, read_verdicts
-from steer.categories import category_columns, category_rows, seen_categories, verdicts_by_arm
+from steer.categories import category_columns, category_rows, seen_categories
 from steer.claims import CLAIM_COLUMNS, claim
 from steer.controls import Compared
 from steer.errors import SteerError
@@ -32,6 +32,7 @@ from steer.rates import (
     rates,
 )
 from steer.recovery import RECOVERY_COLUMNS, recovery_rows
+from steer.told import Told, by_arm
 
 ALL_ARMS = "*"
 """Stands for all arms together in the table of agreement; no arm can have this name."""
@@ -134,16 +135,16 @@ def score(
         verdicts = {judge: read_verdicts(path, replies) for judge, path in judged.judging.items()}
         labels = {prompt.label for prompt in read_prompts(judged.prompts)}
         for judge, found in verdicts.items():
-            rows = list(_score_rows(judged.name, judge, replies, found, method))
+            told = by_arm(found)
+            rows = list(_score_rows(judged.name, judge, replies, found, told, method))
             adjust(rows, method.behaviour)
-            by_arm = verdicts_by_arm(found)
-            _add_claims(rows, by_arm, labels, comparisons.claims, method)
+            _add_claims(rows, told, labels, comparisons.claims, method)
             scores += rows
             place, names = {"set": judged.name, "judge": judge}, (judged.name, judge)
-            pooled += [place | row for row in pooled_rows(comparisons.pools, by_arm, method, *names)]
-            shares = recovery_rows(comparisons.recovered, labels, by_arm, method, *names)
+            pooled += [place | row for row in pooled_rows(comparisons.pools, told, method, *names)]
+            shares = recovery_rows(comparisons.recovered, labels, told, method, *names)
             recovery += [place | row for row in shares]
-            categories += category_rows(judged.name, judge, found, judged.prompts, seen, method)
+            categories += category_rows(judged.name, judge, told, judged.prompts, seen, method)
         agreement += _agreement_rows(judged.name, verdicts, method)
     write_csv(out.scores, scores, score_columns(method.behaviour))
     write_csv(out.agreement, agreement, AGREEMENT_COLUMNS)
@@ -168,21 +169,21 @@ def _provenance(
 
 
 def _read_replies(path: Path) -> dict[Key, Reply]:
-    """All replies by arm and prompt; every arm has the baseline's prompts."""
+    """All replies by arm, prompt and sample; every arm has the baseline's prompts, and as many samples."""
     replies = {reply.key: reply for reply in iter_replies(path)}
-    prompts = {prompt for arm, prompt in replies if arm == BASELINE}
+    prompts = {key[1:] for key in replies if key.arm == BASELINE}
     if not prompts:
         raise SteerError(str(path), f"has no replies of arm `{BASELINE}`", "generate the set again")
     for arm in _arms(replies):
-        odd = sorted(prompts ^ {prompt for other, prompt in replies if other == arm})
+        odd = sorted(prompts ^ {key[1:] for key in replies if key.arm == arm})
         if odd:
-            cause = f"arms `{arm}` and `{BASELINE}` differ in {len(odd)} prompts, such as `{odd[0]}`"
+            cause = f"arms `{arm}` and `{BASELINE}` differ in {len(odd)} prompts, such as `{odd[0][0]}`"
             raise SteerError(str(path), cause, "generate the set again")
     return replies
 
 
 def _arms(keys: Mapping[Key, Any]) -> list[str]:
-    return list(dict.fromkeys(arm for arm, _ in keys))
+    return list(dict.fromkeys(key.arm for key in keys))
 
 
 def _score_rows(
@@ -190,25 +191,24 @@ def _score_rows(
     judge: str,
     replies: Mapping[Key, Reply],
     found: Mapping[Key, JudgedReply],
+    told: Mapping[str, Mapping[str, Told]],
     method: Method,
 ) -> Iterator[Row]:
-    baseline = {prompt: judged.verdict for (arm, prompt), judged in found.items() if arm == BASELINE}
     for arm in _arms(replies):
-        judged = {prompt: row for (other, prompt), row in found.items() if other == arm}
+        names = (set_name, judge, arm)
         row: Row = {"arm": arm, "set": set_name, "judge": judge}
-        row |= rates([one.verdict for one in judged.values()], method)
+        row |= rates(list(told[arm].values()), method, *names)
         row["coherence"] = 1 - row[f"{method.behaviour.broken}_rate"]
-        row["restates_rate"] = _restates_rate(judged.values())
+        row["restates_rate"] = _restates_rate(one for key, one in found.items() if key.arm == arm)
         if arm != BASELINE:
-            verdicts = {prompt: one.verdict for prompt, one in judged.items()}
-            row |= differences(verdicts, baseline, method, set_name, judge, arm)
+            row |= differences(told[arm], told[BASELINE], method, *names)
         row |= _measures([reply for reply in replies.values() if reply.arm == arm])
         yield row
 
 
 def _add_claims(
     rows: Sequence[Row],
-    by_arm: Mapping[str, Mapping[str, Verdict]],
+    told: Mapping[str, Mapping[str, Told]],
     labels: Set[str],
     arms: Mapping[str, Compared],
     method: Method,
@@ -218,7 +218,7 @@ def _add_claims(
         arm = arms.get(row["arm"])
         if arm and method.behaviour.is_for(arm.polarity, labels):
             gained = row[f"{method.behaviour.wanted(arm.polarity)}_difference_low"]
-            row.update(claim(arm, row["arm"], gained, by_arm, method, row["set"], row["judge"]))
+            row.update(claim(arm, row["arm"], gained, told, method, row["set"], row["judge"]))
 
 
 def _restates_rate(judged: Any) -> float | None:
@@ -239,12 +239,15 @@ def _measures(replies: Sequence[Reply]) -> Row:
 def _agreement_rows(
     set_name: str, verdicts: Mapping[str, Mapping[Key, JudgedReply]], method: Method
 ) -> Iterator[Row]:
-    """Every judge against the reference, by arm as well; then the other judges against each other."""
+    """Every judge against the reference, by arm as well; then the other judges against each other.
+
+    Of sampled replies those of the first sampling seed alone: one a prompt.
+    """
     names = sorted(verdicts, key=lambda judge: judge != method.reference)
     for other, judge in combinations(names, 2):
         against = verdicts[other]
         for arm in (ALL_ARMS, *(_arms(against) if other == method.reference else [])):
-            keys = [key for key in against if arm in (ALL_ARMS, key[0])]
+            keys = [key for key in against if arm in (ALL_ARMS, key.arm) and not key.sample]
             pairs = [(verdicts[judge][key].verdict, against[key].verdict) for key in keys]
             row = {"reference": other, "judge": judge, "set": set_name, "arm": arm}
             seeds = (*(() if other == method.reference else (other,)), set_name, judge, arm, "agreement")

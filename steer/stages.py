@@ -68,7 +68,13 @@ STAGES = {
     ),
     "ranges": Stage("steer.selection.ranges", ("contrast",)),
     "arms": Stage("steer.selection.arms", ("arms",)),
-    "generation": Stage("steer.generation", ("models.{model}", "generation.max_new_tokens")),
+    "generation": Stage(
+        "steer.generation",
+        (
+            *("models.{model}", "seed", "generation.max_new_tokens"),
+            *("generation.temperature", "generation.top_p", "generation.samples"),
+        ),
+    ),
     "judging": Stage("steer.judging", ("judges.{judge}",)),
     "perplexity": Stage(
         "steer.perplexity",

@@ -28,8 +28,10 @@ class Interval(NamedTuple):
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
 
 
-def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson(successes: float | int, n: float | int, confidence: float = CONFIDENCE) -> Interval:
     """Share `successes / n` with the score interval of Wilson (1927), without continuity correction.
+
+    Both are counts; shares of prompts may add up to parts of one.
 
     Returns:
         The interval, inside [0, 1]; `UNDEFINED` for n = 0.
@@ -162,6 +164,28 @@ def mcnemar(treated: Bool[np.ndarray, " prompt"], control: Bool[np.ndarray, " pr
     return min(1.0, p_value)
 
 
+def sign_flips(differences: Float[np.ndarray, " prompt"], parts: int) -> float:
+    """Exact two-sided p-value of paired differences under which each sign is as likely as the other.
+
+    Fisher's randomisation test (1935, section 21): the share of all 2^n choices of signs whose sum is as far
+    from 0 as the one seen. Of differences -1, 0 and 1 it is McNemar's test.
+
+    Args:
+        differences: multiples of 1 / `parts`.
+        parts: what they are multiples of.
+    """
+    steps = np.rint(np.abs(differences) * parts).astype(np.int64)
+    steps = steps[steps > 0]
+    total = int(steps.sum())
+    chances = np.zeros(2 * total + 1)
+    chances[total] = 1.0
+    for step in steps.tolist():
+        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2
+    seen = abs(round(float(differences.sum()) * parts))
+    far = np.abs(np.arange(-total, total + 1)) >= seen
+    return min(1.0, float(chances[far].sum()))
+
+
 def accuracy(judged: Sequence[str], truth: Sequence[str], confidence: float = CONFIDENCE) -> Interval:
     """Share of equal labels with its Wilson interval; `UNDEFINED` without labels."""
     equal = sum(one == other for one, other in zip(judged, truth, strict=True))
@@ -263,12 +287,16 @@ def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
 
 
 def equivalence(
-    treated: Bool[np.ndarray, " prompt"], control: Bool[np.ndarray, " prompt"], margin: float
+    treated: Float[np.ndarray, " prompt"] | Bool[np.ndarray, " prompt"],
+    control: Float[np.ndarray, " prompt"] | Bool[np.ndarray, " prompt"],
+    margin: float,
 ) -> float:
     """p-value of the claim that two paired rates differ by less than `margin`.
 
     Two one-sided tests (Schuirmann 1987), each by the score statistic of Tango (1998, Statistics in
-    Medicine 17, eq. 6), which stays defined when no pair is discordant; the larger p-value of both.
+    Medicine 17, eq. 6), which stays defined when no pair is discordant; the larger p-value of both. Shares of
+    several samples count as the discordant pairs that they add up to, which is never too sure: the square of
+    a difference is no larger than the difference.
 
     Returns:
         The p-value; 1 without pairs.
@@ -281,7 +309,8 @@ def equivalence(
     n = len(treated)
     if n == 0:
         return 1.0
-    only_treated, only_control = int(np.sum(treated & ~control)), int(np.sum(control & ~treated))
+    more = np.asarray(treated, dtype=np.float64) - np.asarray(control, dtype=np.float64)
+    only_treated, only_control = float(more.clip(min=0).sum()), float((-more).clip(min=0).sum())
     # That the rate is lower by the margin or more, and, with both sides exchanged, higher by it.
     worst = min(
         _tango(only_treated, only_control, n, -margin), _tango(only_control, only_treated, n, -margin)
@@ -289,7 +318,7 @@ def equivalence(
     return 1 - NormalDist().cdf(worst)
 
 
-def _tango(b: int, c: int, n: int, difference: float) -> float:
+def _tango(b: float, c: float, n: int, difference: float) -> float:
     """Score statistic of `b` and `c` discordant pairs among `n` against a true difference (b − c) / n."""
     first = 2 * n
     second = -b - c + (2 * n - b + c) * difference

@@ -17,6 +17,7 @@ def reply_row(
     score: float,
     kl: float,
     fired: Mapping[str, Any],
+    sample: int | None = None,
 ) -> Row:
     """The row, in the order of its keys.
 
@@ -30,10 +31,12 @@ def reply_row(
         score: refusal score of the first token, nats.
         kl: divergence of that token's distribution from the unsteered one, nats.
         fired: what the arm did, by the names of `firing.Fired`.
+        sample: the sampling seed; None for a greedy reply, whose row has no such key.
     """
     return {
         "arm": arm,
         "prompt_id": prompt_id,
+        **({} if sample is None else {"sample": sample}),
         "text": text,
         "reasoning": reasoning,
         "n_tokens": n_tokens,

@@ -3,14 +3,19 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from steer.artifacts.files import Row, iter_jsonl
 from steer.errors import SteerError
 from steer.judges.verdicts import Verdict
 
-Key = tuple[str, str]
-"""Arm and prompt id: what a reply and its verdicts are known by."""
+
+class Key(NamedTuple):
+    """What a reply and its verdicts are known by; a greedy reply is the sample 0, and the only one."""
+
+    arm: str
+    prompt_id: str
+    sample: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Reply:
         fired_relative_norm: norm of the edit, relative to what it edits.
         fired_leaked: choices of experts that the arm deactivates or masks.
         fired_blocked: experts that the arm activates, that a token could have had and did not get.
+        sample: the sampling seed; None for a greedy reply.
     """
 
     arm: str
@@ -38,11 +44,18 @@ class Reply:
     fired_relative_norm: float | None
     fired_leaked: float | None
     fired_blocked: float | None
+    sample: int | None = None
 
     @property
     def key(self) -> Key:
-        """Arm and prompt id."""
-        return self.arm, self.prompt_id
+        """What it is known by."""
+        return Key(self.arm, self.prompt_id, self.sample or 0)
+
+    @property
+    def place(self) -> Row:
+        """What it is known by, as its rows hold it."""
+        drawn = {} if self.sample is None else {"sample": self.sample}
+        return {"arm": self.arm, "prompt_id": self.prompt_id, **drawn}
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,7 @@ def _reply(row: Row, where: str) -> Reply:
         fired_relative_norm=_number(fired, "relative_norm", where),
         fired_leaked=_number(fired, "leaked", where),
         fired_blocked=_number(fired, "blocked", where),
+        sample=_sample(row, where),
     )
 
 
@@ -101,8 +115,16 @@ def _number(row: Mapping[str, Any], name: str, where: str) -> float | None:
     return None if value is None else float(value)
 
 
+def _sample(row: Mapping[str, Any], where: str) -> int | None:
+    value = row.get("sample")
+    if value is not None and not isinstance(value, int):
+        raise SteerError(where, f"`sample` is {value!r}, not a whole number", "make the file again")
+    return value
+
+
 def _named(key: Key) -> str:
-    return f"the reply of arm `{key[0]}` to prompt `{key[1]}`"
+    sample = f", sample {key.sample}" if key.sample else ""
+    return f"the reply of arm `{key.arm}` to prompt `{key.prompt_id}`{sample}"
 
 
 def read_verdicts(path: Path | str, expected: Mapping[Key, Any]) -> dict[Key, JudgedReply]:
@@ -116,7 +138,7 @@ def read_verdicts(path: Path | str, expected: Mapping[Key, Any]) -> dict[Key, Ju
     again = "judge the set again"
     for number, row in enumerate(iter_jsonl(path), 1):
         where = f"{path}, line {number}"
-        key = _text(row, "arm", where), _text(row, "prompt_id", where)
+        key = Key(_text(row, "arm", where), _text(row, "prompt_id", where), _sample(row, where) or 0)
         if key in found:
             raise SteerError(where, f"{_named(key)} is judged twice", again)
         if key not in expected:

@@ -82,18 +82,21 @@ def _ranges(_config: "Config", args: argparse.Namespace) -> None:
 
 def _generation(config: "Config", args: argparse.Namespace) -> None:
     from steer.artifacts.shards import Shard
+    from steer.models.sampling import Sampling
 
     settings, limit = config.models[args.model], config.generation.max_new_tokens
+    asked = config.generation
+    sampling = Sampling(asked.temperature, asked.top_p, asked.samples, config.seed)
     if args.shards:
         from steer.generation import gather_replies
 
-        gather_replies(args.facts, args.prompts, args.arms, args.shards, args.out, settings, limit)
+        gather_replies(args.facts, args.prompts, args.arms, args.shards, args.out, settings, limit, sampling)
         return
     on_engine(settings)
     from steer.generation import generate_replies
 
     shard = Shard.parse(args.shard) if args.shard else None
-    generate_replies(args.facts, args.prompts, args.arms, args.out, settings, limit, shard)
+    generate_replies(args.facts, args.prompts, args.arms, args.out, settings, limit, sampling, shard)
 
 
 def _truth(config: "Config", args: argparse.Namespace) -> None:

@@ -301,6 +301,18 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _samples_where_it_can(self) -> "Config":
+        engines = [name for name, model in self.models.items() if model.engine == "vllm"]
+        if self.generation.temperature > 0 and engines:
+            cause = (
+                f"model `{engines[0]}` has `engine: vllm`, which would draw other tokens than transformers"
+            )
+            raise ValueError(
+                f"`generation.temperature`: {cause}; set `engine: transformers`, or temperature 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sides_are_counted_alike(self) -> "Config":
         for name, held in self.sets.items():
             if held.equal_tokens and self.sets[held.equal_tokens].equal_tokens != name:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from steer.config.base import Name, Settings
 
@@ -45,6 +45,29 @@ class GenerationSettings(Settings):
         ("harmful", "harmless"), description="Sets whose `test` prompts are answered by every arm."
     )
     max_new_tokens: int = Field(48, ge=1, description="Longest reply, in tokens.")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        description="What logits are divided by before a token is drawn; 0 takes the likeliest, and `samples`"
+        " and `top_p` stay at 1. Choosing among candidates is greedy always.",
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Share of probability that tokens are drawn from, the likeliest first."
+    )
+    samples: int = Field(
+        1,
+        ge=1,
+        description="Replies of every arm to every prompt, each with a sampling seed of its own that all arms"
+        " have in common.",
+    )
+
+    @model_validator(mode="after")
+    def _draws_at_a_temperature(self) -> "GenerationSettings":
+        if self.temperature == 0 and (self.samples > 1 or self.top_p < 1):
+            raise ValueError(
+                "`samples` and `top_p` need a `temperature` above 0: greedy replies are all the same"
+            )
+        return self
 
 
 class DetectionSettings(Settings):

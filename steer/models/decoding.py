@@ -1,4 +1,4 @@
-"""Greedy replies under interventions, a batch at a time."""
+"""Replies under interventions, a batch at a time."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -74,8 +74,9 @@ def generate(
     *,
     use_cache: bool = True,
     donors: Sequence[Sequence[int]] | None = None,
+    choosing: Sequence[LogitsProcessor] = (),
 ) -> list[Reply]:
-    """Greedy replies to encoded prompts, row i under `arms[i]`.
+    """Replies to encoded prompts, row i under `arms[i]`.
 
     Arms that replay a routing or swap with a paired prompt make the batch longer by the rows that lend it.
 
@@ -86,6 +87,7 @@ def generate(
         max_new_tokens: longest reply.
         use_cache: whether keys and values of earlier tokens are kept.
         donors: an encoded paired prompt for each prompt, for arms that swap.
+        choosing: what happens to logits before the largest is taken (`sampling`); greedy without.
 
     Raises:
         SteerError: an arm can't fire on this model, or an edit was never reached.
@@ -94,7 +96,7 @@ def generate(
     batch = loaded.batch(whole.prompts)
     width = batch.input_ids.shape[1]
     first_logits = _FirstLogits()
-    processors: list[LogitsProcessor] = [first_logits]
+    processors: list[LogitsProcessor] = [first_logits, *choosing]
     if whole.leaders:
         processors.append(_Following(whole.leaders))
     steering: AbstractContextManager[Steering | None] = nullcontext()
@@ -107,7 +109,7 @@ def generate(
             output = loaded.model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                generation_config=_greedy(loaded, max_new_tokens, use_cache=use_cache),
+                generation_config=_largest(loaded, max_new_tokens, use_cache=use_cache),
                 logits_processor=LogitsProcessorList(processors),
             )
         lengths = _lengths(output[:, width:], stop_tokens(loaded))
@@ -122,7 +124,7 @@ def generate(
     ]
 
 
-def _greedy(loaded: LoadedModel, max_new_tokens: int, *, use_cache: bool) -> Any:
+def _largest(loaded: LoadedModel, max_new_tokens: int, *, use_cache: bool) -> Any:
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,

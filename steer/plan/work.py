@@ -153,10 +153,10 @@ def trial_count(known: Truth, controls: int) -> int:
 
 
 def generation(study: Study) -> Work:
-    """A job for every set and shard: arms · `test` prompts replies, batches of one arm each."""
+    """A job for every set and shard: arms · samples · `test` prompts replies, batches of one arm each."""
     settings, fitting = study.config.generation, _fitting(study)
     asked = {name: study.config.answering(name) for name in settings.sets}
-    arms = {name: len({*fitting} & {*own}) for name, own in asked.items()}
+    arms = {name: len({*fitting} & {*own}) * settings.samples for name, own in asked.items()}
     numbers = {name: study.prompts(name, "test") for name in settings.sets}
     rows = sum(arms[name] * number for name, number in numbers.items())
     passes = 2 * sum(arms[name] * study.batches(number) for name, number in numbers.items())

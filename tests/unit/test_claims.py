@@ -12,22 +12,23 @@ from steer.controls import Compared, compared
 from steer.figures.summary import claimed
 from steer.judges.verdicts import Verdict
 from steer.rates import Method, differences
+from steer.told import Told
 
 PROMPTS = 30
 METHOD = Method(resamples=400)
 SUPPRESS = Compared("suppress", ("matched", "bottom"), experts=True, locates=True)
 
 
-def answered(count: int, *, unscored: int = 0) -> dict[str, Verdict]:
+def answered(count: int, *, unscored: int = 0) -> dict[str, Told]:
     """Verdicts of prompts, of which the first `count` are answered and the last `unscored` unknown."""
-    found: dict[str, Verdict] = {}
+    found: dict[str, Told] = {}
     for at in range(PROMPTS):
         known: Verdict = "full_response" if at < count else "refusal"
-        found[f"p{at:02}"] = "unscored" if at >= PROMPTS - unscored else known
+        found[f"p{at:02}"] = ("unscored" if at >= PROMPTS - unscored else known,)
     return found
 
 
-def said(arm: Compared, verdicts: Mapping[str, Mapping[str, Verdict]]) -> dict[str, Any]:
+def said(arm: Compared, verdicts: Mapping[str, Mapping[str, Told]]) -> dict[str, Any]:
     wanted = "full_response" if arm.polarity == "suppress" else "refusal"
     effect = differences(verdicts["arm"], verdicts["baseline"], METHOD, "set")
     return claim(arm, "arm", effect[f"{wanted}_difference_low"], verdicts, METHOD, "set", "judge")

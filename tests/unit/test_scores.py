@@ -1,5 +1,7 @@
 import csv
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +332,13 @@ def test_seeds_of_a_control_are_scored_together_and_each_for_itself(files: Files
         *("random", "harmful", "truth", "2", "11"),
     )
     # Of the eleven prompts that ablate was judged on: 1 and 10 refusals, 10 unsteered; 8 and 1 responses, 1.
-    number = {name: float(value) for name, value in row.items() if name.startswith(("refusal", "full"))}
+    assert (row["over"], row["refusal_rate_each"]) == ("seeds", "0.909091 0.0909091")
+    number = {
+        name: float(value)
+        for name, value in row.items()
+        if name.startswith(("refusal", "full")) and not name.endswith("_each")
+    }
+    assert number["refusal_rate_sd"] == pytest.approx(abs(10 / 11 - 1 / 11) / 2**0.5)
     assert number["refusal_rate"] == pytest.approx(11 / 22)
     assert (number["refusal_rate_smallest"], number["refusal_rate_largest"]) == pytest.approx(
         (1 / 11, 10 / 11)
@@ -344,6 +352,99 @@ def test_seeds_of_a_control_are_scored_together_and_each_for_itself(files: Files
     by_hand = np.quantile(each[picks].mean(axis=1), [0.025, 0.975])
     found = [number[f"full_response_rate_{end}"] for end in ("low", "high")]
     assert found == pytest.approx(by_hand, abs=0.06)
+
+
+@pytest.fixture
+def sampled(files: Files) -> dict[str, np.ndarray]:
+    """Three samples of every prompt, and by arm which of them respond: `[prompt, sample]`."""
+    rng = np.random.default_rng(1)
+    shares = {"baseline": rng.random(12) / 3, "ablate": rng.beta(2, 1, 12), "random": rng.random(12) / 2}
+    said = {arm: rng.random((12, 3)) < share[:, None] for arm, share in shares.items()}
+    drawn = [(row, draw) for row in files.generation for draw in range(3)]
+    files.generation = [{**row, "sample": draw} for row, draw in drawn]
+    files.judging["truth"] = [
+        {
+            **{key: row[key] for key in ("arm", "prompt_id", "sample")},
+            "verdict": F if said[row["arm"]][PROMPTS.index(row["prompt_id"]), row["sample"]] else R,
+            "raw": {},
+        }
+        for row in files.generation
+    ]
+    files.judging["phrases"] = list(files.judging["truth"])
+    return said
+
+
+def test_samples_of_a_prompt_are_averaged_and_stay_together_in_resamples(
+    files: Files, sampled: dict[str, np.ndarray]
+) -> None:
+    files.score(method=replace(METHOD, resamples=4000))
+    rows = {row["arm"]: row for row in read(files.folder / "scores.csv") if row["judge"] == "truth"}
+    picks = np.random.default_rng(0).integers(0, 12, (4000, 12))
+    for arm, said in sampled.items():
+        row, each = rows[arm], said.mean(axis=1)
+        assert (row["n"], row["unscored"]) == ("12", "0")
+        assert float(row[F]) == pytest.approx(each.sum())
+        assert float(row[f"{F}_rate"]) == pytest.approx(said.mean())
+        by_hand = [each[pick].mean() for pick in picks]
+        found = [float(row[f"{F}_{end}"]) for end in ("low", "high")]
+        assert found == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.02)
+        if arm == "baseline":
+            continue
+        more = each - sampled["baseline"].mean(axis=1)
+        by_hand = [more[pick].mean() for pick in picks]
+        found = [float(row[f"{F}_difference_{end}"]) for end in ("low", "high")]
+        assert found == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.03)
+        flips = np.array(list(product((-1, 1), repeat=12))) @ np.rint(3 * more)
+        exact = np.mean(np.abs(flips) >= abs(np.rint(3 * more).sum()))
+        assert float(row[f"{F}_difference_p"]) == pytest.approx(exact)
+
+
+def test_sampled_arms_are_pooled_against_the_unsteered_replies_of_the_same_seed(
+    files: Files, sampled: dict[str, np.ndarray]
+) -> None:
+    files.score(comparisons=Comparisons(pools={"random": ["random", "ablate"]}))
+    rows = [row for row in read(files.folder / "pooled.csv") if row["judge"] == "truth"]
+    assert [(row["arm"], row["over"], row["seeds"], row["n"]) for row in rows] == [
+        ("random", "seeds", "2", "12"),
+        *((arm, "samples", "3", "12") for arm in sampled),
+    ]
+    whole = sampled["random"].mean() / 2 + sampled["ablate"].mean() / 2
+    assert float(rows[0][f"{F}_rate"]) == pytest.approx(whole)
+    assert rows[1][f"{F}_difference"] == ""
+    for row in rows[2:]:
+        said, control = sampled[row["arm"]], sampled["baseline"]
+        for name, each in (("rate", said.mean(axis=0)), ("difference", (said.mean(0) - control.mean(0)))):
+            assert [float(one) for one in row[f"{F}_{name}_each"].split()] == pytest.approx(each, abs=1e-5)
+            assert float(row[f"{F}_{name}_sd"]) == pytest.approx(np.std(each, ddof=1))
+            assert float(row[f"{F}_{name}"]) == pytest.approx(each.mean())
+
+
+def test_a_sample_that_was_not_scored_takes_its_share_of_a_prompt_away(
+    files: Files, sampled: dict[str, np.ndarray]
+) -> None:
+    place = [row["arm"] for row in files.judging["truth"]].index("ablate")
+    files.judging["truth"][place]["verdict"] = U
+    for row in files.judging["truth"][place + 3 : place + 6]:
+        row["verdict"] = U
+    files.score()
+    [row] = [
+        row for row in read(files.folder / "scores.csv") if (row["judge"], row["arm"]) == ("truth", "ablate")
+    ]
+    left = sampled["ablate"].astype(float)
+    left[0, 0], left[1] = np.nan, np.nan
+    assert float(row["unscored"]) == pytest.approx(4 / 3)
+    assert float(row[f"{F}_rate"]) == pytest.approx(np.nanmean(left))
+    several = np.nanmean(np.delete(left, 1, axis=0), axis=1) - np.delete(sampled["baseline"], 1, axis=0).mean(
+        1
+    )
+    assert float(row[f"{F}_difference"]) == pytest.approx(several.mean())
+
+
+def test_a_prompt_that_lacks_a_sample_is_an_error(files: Files, sampled: dict[str, np.ndarray]) -> None:
+    assert sampled
+    files.generation.pop()
+    with pytest.raises(SteerError, match="arms `random` and `baseline` differ in 1 prompts, such as `p11`"):
+        files.score()
 
 
 def test_the_share_of_the_whole_effect_is_of_the_prompts_that_all_were_judged_on(files: Files) -> None:

@@ -50,7 +50,7 @@ MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capabili
             {"seed": 1},
             {
                 *("agreement", "correction", "prompts", "routing", "detection", "scores", "fluency"),
-                *("capability", "perplexity", "lengths", "questions"),
+                *("capability", "perplexity", "lengths", "questions", "generation"),
             },
         ),
         ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),

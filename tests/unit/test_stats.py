@@ -25,6 +25,7 @@ from steer.stats import (
     mcnemar,
     paired_difference,
     ratio_of_differences,
+    sign_flips,
     spearman,
     wilson,
 )
@@ -49,6 +50,23 @@ def test_wilson_equals_statsmodels(n: int, data: st.DataObject, confidence: floa
     successes = data.draw(st.integers(0, n))
     low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
     assert wilson(successes, n, confidence) == pytest.approx((successes / n, low, high), abs=1e-12)
+
+
+@given(thirds=st.lists(st.integers(-3, 3), max_size=9))
+def test_sign_flips_equal_all_choices_of_signs(thirds: list[int]) -> None:
+    choices = [sum(s * one for s, one in zip(signs, thirds, strict=True)) for signs in _signs(len(thirds))]
+    far = [abs(one) >= abs(sum(thirds)) for one in choices]
+    assert sign_flips(np.array(thirds, dtype=float) / 3, 3) == pytest.approx(sum(far) / len(far))
+
+
+@given(pairs=outcomes)
+def test_sign_flips_of_one_reply_a_prompt_are_mcnemars(pairs: Pairs) -> None:
+    treated, control = columns(pairs, np.bool_)
+    assert sign_flips(treated.astype(float) - control, 1) == pytest.approx(mcnemar(treated, control))
+
+
+def _signs(n: int) -> list[tuple[int, ...]]:
+    return list(product((-1, 1), repeat=n))
 
 
 @given(n=st.integers(1, 300), m=st.integers(1, 300), data=st.data())
