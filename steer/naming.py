@@ -6,7 +6,8 @@ from pydantic import BaseModel, Field
 
 from steer.artifacts.provenance import digest
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
+NAME = r"^[a-z0-9][a-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=60)]
 Part = TypeVar("Part", bound=BaseModel)
 
 

@@ -34,9 +34,11 @@ def _config(config: "Config", args: argparse.Namespace) -> None:
 def _plan(config: "Config", args: argparse.Namespace) -> None:
     from steer.plan.report import Rates, plan
     from steer.plan.study import Lengths
+    from steer.preflight import check_study
 
     if args.study:
         config = _study(args.study, args.config or [Path("config.yaml")])
+    check_study(config, GRAMMAR, SOURCES)
     default = Rates()
     lengths = Lengths(
         int(_number("--prompt-tokens", args.prompt_tokens, default.lengths.prompt)),

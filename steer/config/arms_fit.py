@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeGuard
 
 from steer.config.arms import ArmSettings
-from steer.config.arms_experts import ExpertArm, ExpertDirectionArm, ExpertGateArm
+from steer.config.arms_experts import ExpertArm, ExpertDirectionArm, ExpertGateArm, RouterArm
 from steer.config.arms_stream import BaselineArm, ReplayArm, ResidualArm, SwapArm
 from steer.config.models import ModelSettings, Size
 from steer.config.names import known_names
@@ -27,6 +27,7 @@ def check_arms(arms: Mapping[str, ArmSettings], models: Mapping[str, ModelSettin
         for model, settings in models.items():
             if settings.size:
                 _check_parts(name, arm, model, settings.size)
+                _check_numbers(name, arm, model, settings.size)
 
 
 def _check_parts(name: str, arm: ArmSettings, model: str, size: Size) -> None:
@@ -38,6 +39,27 @@ def _check_parts(name: str, arm: ArmSettings, model: str, size: Size) -> None:
     for key, (at, expert) in _named_experts(arm) if size.experts else ():
         if at not in size.moe_layers or expert >= size.experts:
             raise ValueError(f"`arms.{name}.{key}`: [{at}, {expert}], but {there}")
+    for key, layer, avoided in _avoided(arm) if size.experts and size.top_k else ():
+        if size.experts - avoided < size.top_k:
+            cause = f"{avoided} of {size.experts} experts of layer {layer} are avoided"
+            raise ValueError(f"`arms.{name}.{key}`: {cause}, and every token of `{model}` needs {size.top_k}")
+
+
+def _check_numbers(name: str, arm: ArmSettings, model: str, size: Size) -> None:
+    if isinstance(arm, RouterArm) and size.experts:
+        own = arm.of_model(model)
+        asked, there = (own.activated or 0) + (own.deactivated or 0), size.experts * len(size.moe_layers)
+        if asked > there:
+            raise ValueError(f"`arms.{name}`: reroutes {asked} experts, and model `{model}` has {there}")
+
+
+def _avoided(arm: ArmSettings) -> Iterator[tuple[str, int, int]]:
+    """Key, layer, and how many experts of it an arm keeps from being chosen."""
+    key = "deactivate" if isinstance(arm, RouterArm) else "experts"
+    if isinstance(arm, RouterArm) or arm.operation == "mask_experts":
+        named = getattr(arm, key)
+        layers = [layer for layer, _ in {*named}] if isinstance(named, tuple) else []
+        yield from ((key, layer, layers.count(layer)) for layer in dict.fromkeys(layers))
 
 
 def _experts_there(size: Size) -> str:
@@ -79,9 +101,10 @@ def _check_taken_apart(name: str, arm: ReplayArm, arms: Mapping[str, ArmSettings
     known_names("arm", {f"arms.{name}.of": arm.of}, arms)
     other = arms[arm.of]
     if isinstance(other, BaselineArm | ReplayArm):
-        raise ValueError(f"arm `{name}` is of `{arm.of}`, which edits nothing that could be taken apart")
+        raise ValueError(f"`arms.{name}.of`: `{arm.of}` edits nothing that could be taken apart")
     if other.polarity != arm.polarity:
-        raise ValueError(f"arm `{name}` is of `{arm.of}`: give it `polarity: {other.polarity}` too")
+        cause = f"is {arm.polarity}, and `{arm.of}`, which it is a part of, is {other.polarity}"
+        raise ValueError(f"`arms.{name}.polarity`: {cause}; give it `polarity: {other.polarity}` too")
 
 
 def _check_like(name: str, arm: ArmSettings, arms: Mapping[str, ArmSettings]) -> None:
@@ -92,20 +115,21 @@ def _check_like(name: str, arm: ArmSettings, arms: Mapping[str, ArmSettings]) ->
         return
     other = arms[like]
     if isinstance(other, BaselineArm) or like_of(other):
-        raise ValueError(f"arm `{name}` is like `{like}`, which has no dose of its own to copy")
+        raise ValueError(f"`arms.{name}.like`: `{like}` has no dose of its own to copy")
     if isinstance(arm, ExpertDirectionArm | ExpertGateArm):
         _check_same_experts(name, arm, other)
     elif not isinstance(other, ResidualArm):
-        raise ValueError(f"arm `{name}` is like `{like}`, which does not edit the residual stream")
+        raise ValueError(f"`arms.{name}.like`: `{like}` does not edit the residual stream, and the arm does")
 
 
 def _check_same_experts(name: str, arm: ExpertArm, other: ArmSettings) -> None:
     """A gate names no direction, so that gates alone can be like one."""
     likes = ExpertDirectionArm | ExpertGateArm if isinstance(arm, ExpertGateArm) else ExpertDirectionArm
     if not isinstance(other, likes):
-        raise ValueError(f"arm `{name}` is like `{arm.like}`, which has no experts to copy")
+        raise ValueError(f"`arms.{name}.like`: `{arm.like}` has no experts to copy")
     if (arm.operation == "experts_add") != (other.operation == "experts_add"):
-        raise ValueError(f"arm `{name}` is like `{arm.like}`, but one of them edits every expert of a layer")
+        cause = f"one of it and `{arm.like}` edits every expert of a layer, the other does not"
+        raise ValueError(f"`arms.{name}.like`: {cause}")
 
 
 def is_part(arm: ArmSettings) -> TypeGuard[ExpertDirectionArm]:

@@ -24,11 +24,13 @@ class Size:
         layers: how many.
         moe_layers: those with experts.
         experts: of such a layer; 0 in a dense model.
+        top_k: experts that a token is routed to; 0 where it is not known.
     """
 
     layers: int
     moe_layers: tuple[int, ...]
     experts: int
+    top_k: int
 
 
 class ModelSettings(Settings):
@@ -110,14 +112,16 @@ class ModelSettings(Settings):
     def size(self) -> Size | None:
         """Its layers and experts; None where its architecture is not known yet."""
         if built := self.organism or self.openbook:
-            return Size(built.layers, tuple(range(built.layers)), built.experts)
+            return Size(built.layers, tuple(range(built.layers)), built.experts, built.experts_per_token)
         config = architecture(self.upcycle.source if self.upcycle else self.path or "")
         if config is None or "num_hidden_layers" not in config:
             return None
         layers = int(config["num_hidden_layers"])
         if self.upcycle:
-            return Size(layers, tuple(self.upcycle.moe_layers), self.upcycle.experts)
-        return Size(layers, layers_with_experts(config, layers), expert_count(config))
+            made = self.upcycle
+            return Size(layers, tuple(made.moe_layers), made.experts, made.experts_per_token)
+        top_k = int(config.get("num_experts_per_tok") or 0)
+        return Size(layers, layers_with_experts(config, layers), expert_count(config), top_k)
 
     @property
     def chat(self) -> Chat:

@@ -6,18 +6,11 @@ from pydantic import BaseModel, ValidationError
 
 from steer.config.names import nearest
 from steer.config.root import Config
+from steer.config.wording import worded
 from steer.errors import SteerError
 
 TAGS = ("kind", "operation")
 """Settings that tell which kind of a section is meant."""
-
-WORDED = {
-    "model_attributes_type": "wants settings of its own, as in `name: {key: value}`",
-    "model_type": "wants settings of its own, as in `name: {key: value}`",
-    "dict_type": "wants settings of its own, as in `name: {key: value}`",
-    "string_pattern_mismatch": "a name has lower-case letters, digits, `-` and `_`, the last two not first",
-}
-"""Problems that pydantic tells in its own terms."""
 
 
 def parse(values: dict[str, Any], origin: str = "the configuration") -> Config:
@@ -29,7 +22,8 @@ def parse(values: dict[str, Any], origin: str = "the configuration") -> Config:
     try:
         return Config.model_validate({key: _kept(key, section) for key, section in values.items()})
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
+        # A value that fits none of several forms is a problem of each.
+        problems = "; ".join(dict.fromkeys(_explain(problem) for problem in error.errors()))
         raise SteerError(origin, problems, "see the table of settings in the README") from error
 
 
@@ -43,6 +37,8 @@ def _kept(key: str, section: Any) -> Any:
 
 def _explain(problem: Any) -> str:
     location = problem["loc"]
+    if several := _fits_no_form(location):
+        return several
     keys, _ = _walk(location)
     dotted = ".".join(keys)
     if problem["type"] == "extra_forbidden":
@@ -57,10 +53,20 @@ def _explain(problem: Any) -> str:
         about = problem["ctx"]
         hint = nearest(about["tag"], [known.strip("'") for known in about["expected_tags"].split(", ")])
         return f"`{dotted}.{about['discriminator'].strip(chr(39))}`: unknown `{about['tag']}`; {hint}"
-    if problem["type"] in WORDED:
-        return f"`{dotted}`: {WORDED[problem['type']]}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = worded(problem)
     return f"`{dotted}`: {message}" if dotted else message
+
+
+def _fits_no_form(location: tuple[int | str, ...]) -> str | None:
+    """The problem of a value that may have several forms, which pydantic tells of each of them."""
+    at = next((at for at, part in enumerate(location) if "[" in str(part) and part != "[key]"), None)
+    if at is None:
+        return None
+    keys, _ = _walk(location[:at])
+    _, sections = _walk(location[: at - 1])
+    fields = [section.model_fields.get(str(location[at - 1])) for section in sections]
+    told = next((field.description for field in fields if field and field.description), "")
+    return f"`{'.'.join(keys)}`: fits none of its forms. {told}".strip()
 
 
 def _walk(location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:

@@ -8,7 +8,13 @@ from typing import Any, Literal
 from steer.artifacts.provenance import folder_digest
 from steer.grammar.reading import Reading, ReplyReader
 from steer.grammar.requests import Prompt, PromptReader
-from steer.grammar.sets import draw_prompts, held_out_categories, paired_row, prompt_row
+from steer.grammar.sets import (
+    draw_prompts,
+    held_out_categories,
+    paired_row,
+    possible_prompts,
+    prompt_row,
+)
 from steer.grammar.tables import SPLITS, Frame, Label, Pair, Split, Tables, load_tables
 
 ReplyKind = Literal["refusal", "compliance"]
@@ -52,6 +58,15 @@ class Grammar:
         """
         return held_out_categories(self.tables.pairs, count, seed)
 
+    def possible(self, split: Split, seed: int, held_out: int = 0) -> int:
+        """How many different prompts of one label a split has, without the held-out categories.
+
+        Raises:
+            SteerError: no category is left.
+        """
+        frames, contexts = self.frames(split), self.tables.contexts
+        return possible_prompts(self._left(split, seed, held_out), frames, contexts)
+
     def prompts(self, label: Label, split: Split, size: int, seed: int, held_out: int = 0) -> list[Prompt]:
         """Distinct prompts of a split; the same seed gives both labels the same shapes.
 
@@ -60,15 +75,18 @@ class Grammar:
         Raises:
             SteerError: the split holds fewer different prompts than `size`, or no category is left.
         """
-        without = frozenset() if split == "test" else self.held_out(held_out, seed)
         return draw_prompts(
-            [pair for pair in self.pairs(split) if pair.category not in without],
+            self._left(split, seed, held_out),
             self.frames(split),
             self.tables.contexts,
             label,
             size,
             seed + SPLITS.index(split),
         )
+
+    def _left(self, split: Split, seed: int, held_out: int) -> list[Pair]:
+        without = frozenset() if split == "test" else self.held_out(held_out, seed)
+        return [pair for pair in self.pairs(split) if pair.category not in without]
 
     def prompt_rows(
         self,

@@ -31,7 +31,7 @@ def draw_prompts(
     """
     found: dict[str, Prompt] = {}
     draws = _draws(pairs, frames, contexts, random.Random(seed))
-    possible = len(pairs) * len(frames) * (len(contexts) + 1)
+    possible = possible_prompts(pairs, frames, contexts)
     for _ in range(PATIENCE * size if size <= possible else 0):
         if len(found) == size:
             break
@@ -44,6 +44,11 @@ def draw_prompts(
     return list(found.values())
 
 
+def possible_prompts(pairs: Sequence[Pair], frames: Sequence[Frame], contexts: Sequence[str]) -> int:
+    """How many different prompts of one label there are."""
+    return len(pairs) * len(frames) * (len(contexts) + 1)
+
+
 def held_out_categories(pairs: Sequence[Pair], count: int, seed: int) -> frozenset[str]:
     """`count` of the categories of harm, drawn by the seed; fewer are among those that more would be.
 
@@ -53,7 +58,7 @@ def held_out_categories(pairs: Sequence[Pair], count: int, seed: int) -> frozens
     categories = sorted({pair.category for pair in pairs})
     if count >= len(categories):
         cause = f"{count} categories are to be held out, and there are {len(categories)}"
-        raise SteerError("grammar", cause, "lower `grammar.held_out`")
+        raise SteerError("`grammar.held_out`", cause, "lower it")
     random.Random(f"{seed} held out").shuffle(categories)
     return frozenset(categories[:count])
 

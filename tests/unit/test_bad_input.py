@@ -47,7 +47,7 @@ def test_a_misspelt_key_is_named_with_the_nearest_known_one(
         ({"arms": {**by_hand.CONFIG["arms"], "r": {"operation": "add", "like": "ad"}}}, "unknown arm `ad`"),
         (
             {"arms": {**by_hand.CONFIG["arms"], "r": {"operation": "add", "like": "baseline"}}},
-            "arm `r` is like `baseline`, which has no dose of its own to copy",
+            "`arms.r.like`: `baseline` has no dose of its own to copy",
         ),
         (
             {"arms": {**by_hand.CONFIG["arms"], "r": {"operation": "add", "like": "add", "layer": 1}}},

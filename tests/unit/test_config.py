@@ -107,10 +107,38 @@ BAD = {
     ),
     "number out of range": (
         {"scores": {"confidence": 95}},
-        "`scores.confidence`: Input should be less than 1",
+        "`scores.confidence`: is 95; must be less than 1",
     ),
-    "negative seed": ({"seed": -1}, "`seed`: Input should be greater than or equal to 0"),
-    "not a number": ({"seed": "zero"}, "`seed`: Input should be a valid integer"),
+    "experts that are no pairs": (
+        {"arms": {"new": {"operation": "mask_experts", "experts": [1, 2]}}},
+        "`arms.new.experts`: fits none of its forms. `[layer, expert]` pairs",
+    ),
+    "an address that is none": (
+        {"judges": {"new": {"kind": "server", "base_url": "nowhere", "model": "some"}}},
+        "`judges.new.base_url`: is 'nowhere'; which is not of the form ^https?://",
+    ),
+    "a word that is not offered": (
+        {"sets": {"new": {"source": "grammar", "label": "evil"}}},
+        "`sets.new.label`: is 'evil'; use 'harmful' or 'harmless'",
+    ),
+    "more experts masked than a token can do without": (
+        {"arms": {"new": {"operation": "mask_experts", "experts": [[1, expert] for expert in range(7)]}}},
+        "`arms.new.experts`: 7 of 8 experts of layer 1 are avoided, and every token of `planted` needs 2",
+    ),
+    "more experts rerouted from than a token can do without": (
+        {"arms": {"new": {"operation": "reroute", "deactivate": [[1, expert] for expert in range(7)]}}},
+        "`arms.new.deactivate`: 7 of 8 experts of layer 1 are avoided",
+    ),
+    "more experts than there are": (
+        {"arms": {"new": {"operation": "reroute", "activated": 30, "deactivated": 3}}},
+        "`arms.new`: reroutes 33 experts, and model `planted` has 32",
+    ),
+    "an arm like one without experts": (
+        {"arms": {"new": {"operation": "expert_add", "experts": "matched", "like": "ablate"}}},
+        "`arms.new.like`: `ablate` has no experts to copy",
+    ),
+    "negative seed": ({"seed": -1}, "`seed`: is -1; must be at least 0"),
+    "not a number": ({"seed": "zero"}, "`seed`: is 'zero', not a whole number"),
     "not a section": ({"models": 3}, "`models`: wants settings of its own"),
     "two origins of a model": (
         {"models": {"both": {"path": "folder", "organism": {}}}},
@@ -122,7 +150,7 @@ BAD = {
     ),
     "position from the start": (
         {"arms": {"new": {"operation": "add", "position": 2}}},
-        "`arms.new.position`: Input should be less than or equal to -1",
+        "`arms.new.position`: is 2; must be at most -1",
     ),
 }
 JSON = st.recursive(
@@ -191,7 +219,7 @@ def test_no_baseline_is_an_error() -> None:
 
 
 def test_no_model_is_an_error() -> None:
-    with pytest.raises(SteerError, match="`models`: Dictionary should have at least 1 item"):
+    with pytest.raises(SteerError, match="`models`: has 0 entries and needs at least 1"):
         parse({**valid(), "models": {}})
 
 
@@ -310,8 +338,8 @@ def test_an_arm_of_several_seeds_is_one_for_each() -> None:
     [
         ({"random": {**DRAWN, "seeds": 2}, "random-1": DRAWN}, "makes an arm `random-1`, and there is one"),
         ({"plain": {"operation": "add", "seeds": 2}}, "are for arms with random directions or experts"),
-        ({"random": {**DRAWN, "seeds": 0}}, "greater than or equal to 1"),
-        ({"random": {**DRAWN, "seeds": "two"}}, "valid integer"),
+        ({"random": {**DRAWN, "seeds": 0}}, "is 0; must be at least 1"),
+        ({"random": {**DRAWN, "seeds": "two"}}, "is 'two', not a whole number"),
     ],
 )
 def test_seeds_that_make_no_sense_are_errors(arms: dict[str, Any], said: str) -> None:

@@ -9,6 +9,7 @@ from steer.download import missing
 from steer.errors import SteerError
 from steer.figures import index, registry
 from steer.knowledge import KINDS
+from steer.preflight import check_study
 from steer.sources import find_source, with_parts
 
 # The configuration with all overrides, for the commands that the rules run. Its place is no input: rules
@@ -18,6 +19,9 @@ SETTINGS = Path(settings.results) / "config.yaml"
 # Files, not the folder: a folder's time does not change when a file in it does.
 GRAMMAR = sorted(str(path) for path in Path("data/grammar").iterdir())
 KNOWLEDGE = sorted(str(path) for path in Path("data/knowledge").iterdir())
+
+# While planning, so that a dry run tells it.
+check_study(settings, Path("data/grammar"), Path("data/sources.tsv"))
 
 
 onstart:

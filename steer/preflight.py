@@ -1,0 +1,179 @@
+"""What a study asks for and can't have, said while it is planned and not in the middle of its run.
+
+The configuration itself is checked where it is typed (`steer.config`); here it is held against the files it
+names: the grammar, the table of public sources, prompts and models of the user's own.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from steer.catalogue import hub_id
+from steer.config import Config, RoutingContrast, SetSettings
+from steer.config.names import nearest
+from steer.errors import SteerError
+from steer.grammar import SPLITS, Grammar
+from steer.sources import read_sources
+
+ATTACKS = ("template", "suffix", "rewritten")
+"""Kinds of sources that do something with prompts."""
+
+
+def check_study(config: Config, grammar: Path, sources: Path) -> None:
+    """Check that the sets hold what the stages want of them, and that there is what the settings name.
+
+    Args:
+        config: the study.
+        grammar: folder of the grammar's tables.
+        sources: table of public sources.
+
+    Raises:
+        SteerError: the first thing that is amiss, by its key.
+    """
+    _check_models(config)
+    _check_sources(config, sources)
+    _check_contrasts(config)
+    for key, name, split, use in _wanted(config):
+        if not getattr(config.sets[name], split):
+            cause = f"set `{name}` has no `{split}` prompts, and {use}"
+            raise SteerError(f"`{key}`", cause, f"give it some (`sets.{name}.{split}`), or name another set")
+    _check_grammar(config, grammar)
+    for name in config.used_sets:
+        _check_size(name, config.sets[name])
+    for key, path in _named_files(config):
+        if not path.is_relative_to(config.results) and not path.is_file():
+            raise SteerError(f"`{key}`", f"no such file: {path}", "correct the path of the file")
+
+
+def _wanted(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """Key, set, split, and what the split is for."""
+    if config.behaviour == "refusal":
+        for label in ("harmful", "harmless"):
+            held = getattr(config.contrast, label)
+            yield f"contrast.{label}", held, "train", "the refusal direction is estimated on them"
+            yield f"contrast.{label}", held, "val", "layer, position and strength are chosen on them"
+    if any(model.has_experts for model in config.models.values()):
+        yield from _wanted_by_routing(config)
+    for at, held in enumerate(config.generation.sets):
+        yield f"generation.sets.{at}", held, "test", "those are answered"
+
+
+def _wanted_by_routing(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    for name, contrast in config.contrasts.items():
+        for side, held in contrast.sides().items():
+            if held:
+                yield f"contrasts.{name}.{side}", held, "train", "one side of the contrast would be empty"
+    if config.selection.rerouting.ranking in config.contrasts:
+        for use, held in config.tried.items():
+            yield f"selection.rerouting, to {use}", held, "val", "how many experts is chosen on them"
+
+
+def _check_contrasts(config: Config) -> None:
+    for name, contrast in config.contrasts.items():
+        if contrast.ranking is None:
+            _check_sides(f"contrasts.{name}", contrast, *(config.sets[held] for held in contrast.sets))
+    pairs = {"detection.pairs": config.detection.pairs, "pairing.contrast": config.pairing.contrast}
+    for key, named in pairs.items():
+        if named in config.contrasts and not _is_of_replies(config, config.contrasts[named]):
+            cause = f"contrast `{named}` is not of two sets of pairs with replies"
+            raise SteerError(f"`{key}`", cause, "name one whose sets have `target: refusal` and others")
+
+
+def _check_sides(key: str, contrast: RoutingContrast, first: SetSettings, second: SetSettings) -> None:
+    if contrast.first == contrast.second:
+        cause = f"set `{contrast.first}` is on both sides, which could not differ"
+        raise SteerError(f"`{key}`", cause, "name another set as `first` or `second`")
+    spans = [_span(side) for side in (first, second)]
+    if spans[0] != spans[1]:
+        counted = [f"`{name}` on the {span}" for name, span in zip(contrast.sets, spans, strict=True)]
+        cause = f"tokens are counted of {' and of '.join(counted)}"
+        raise SteerError(f"`{key}`", cause, "give both sets a `target`, or neither")
+    if contrast.paired and first.target is None:
+        cause = f"is `paired`, and the sets `{contrast.first}` and `{contrast.second}` are no pairs"
+        raise SteerError(f"`{key}`", cause, "give both sets a `target`, or leave out `paired`")
+
+
+def _span(settings: SetSettings) -> str:
+    if settings.target is None:
+        return "last prompt tokens"
+    return "part of the prompt" if settings.target == "prompt" else "reply"
+
+
+def _is_of_replies(config: Config, contrast: RoutingContrast) -> bool:
+    return bool(contrast.sets) and all(_span(config.sets[name]) == "reply" for name in contrast.sets)
+
+
+def _check_grammar(config: Config, folder: Path) -> None:
+    used = {name: config.sets[name] for name in config.used_sets}
+    drawn = {name: held for name, held in used.items() if not held.is_given}
+    if not drawn:
+        return
+    grammar = Grammar.load(folder)
+    for split in SPLITS:
+        possible = grammar.possible(split, config.seed, config.grammar.held_out)
+        for name, held in drawn.items():
+            if held.sizes[split] > possible:
+                cause = f"{held.sizes[split]} different prompts, and the grammar has {possible}"
+                raise SteerError(
+                    f"`sets.{name}.{split}`", cause, "ask for fewer, or lower `grammar.held_out`"
+                )
+
+
+def _check_size(name: str, settings: SetSettings) -> None:
+    """A file of the user's holds at least the prompts asked for."""
+    path = Path(settings.source)
+    if not path.suffix or not path.is_file():
+        return
+    with path.open("rb") as stream:
+        lines = sum(1 for line in stream if line.strip())
+    if lines < (asked := sum(settings.sizes.values())):
+        cause = f"{path} holds {lines} prompts, and {asked} are asked for"
+        raise SteerError(f"`sets.{name}`", cause, "lower train, val or test of the set")
+
+
+def _named_files(config: Config) -> Iterator[tuple[str, Path]]:
+    """Files of the user's, some of which the flow may make itself."""
+    for name in config.used_sets:
+        held = config.sets[name]
+        if Path(held.source).suffix:
+            yield f"sets.{name}.source", Path(held.source)
+        if held.refused_by:
+            yield f"sets.{name}.refusals", Path(held.refused_by)
+    for name, contrast in config.contrasts.items():
+        if contrast.ranking:
+            yield f"contrasts.{name}.ranking", Path(contrast.ranking)
+    for name, labelled in config.labelled.items():
+        if Path(labelled.source).suffix:
+            yield f"labelled.{name}.source", Path(labelled.source)
+
+
+def _check_sources(config: Config, table: Path) -> None:
+    kinds = {name: source.kind for name, source in read_sources(table).items()}
+    for key, named, wanted in _named_sources(config):
+        if named not in kinds:
+            offered = [name for name, kind in kinds.items() if kind in wanted]
+            raise SteerError(f"`{key}`", f"unknown source `{named}`", nearest(named, offered))
+        if kinds[named] not in wanted:
+            cause = f"source `{named}` is of kind `{kinds[named]}`, not {' or '.join(wanted)}"
+            raise SteerError(f"`{key}`", cause, f"see {table} for what there is of that kind")
+
+
+def _named_sources(config: Config) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Key, name in the table, and what kinds it may be of."""
+    for name in config.used_sets:
+        held = config.sets[name]
+        if held.is_given and not Path(held.source).suffix:
+            yield f"sets.{name}.source", held.source, ("prompts",)
+        if held.attack:
+            yield f"sets.{name}.attack", held.attack, ATTACKS
+    for name, model in config.models.items():
+        if model.system_source:
+            yield f"models.{name}.system_source", model.system_source, ("system",)
+
+
+def _check_models(config: Config) -> None:
+    for name, model in config.models.items():
+        made = model.path is not None and Path(model.path).is_relative_to(config.results)
+        if model.path is None or made or hub_id(model.path) or Path(model.path).is_dir():
+            continue
+        cause = f"there is no folder {model.path}, and a model on the hub is named `owner/name`"
+        raise SteerError(f"`models.{name}.path`", cause, "correct the path, or name a model on the hub")

@@ -1,0 +1,106 @@
+"""What a study asks for and can't have is said while it is planned, by its key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from steer.config import merge, parse
+from steer.errors import SteerError
+from steer.preflight import check_study
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "one set on both sides": (
+        {"contrasts": {"prompt": {"second": "harmful"}}},
+        "`contrasts.prompt`: set `harmful` is on both sides",
+    ),
+    "an empty side": (
+        {"sets": {"complying": {"train": 0}}},
+        "`contrasts.response.second`: set `complying` has no `train` prompts, and one side",
+    ),
+    "sides that are counted differently": (
+        {"contrasts": {"prompt": {"first": "refusing"}}},
+        "`contrasts.prompt`: tokens are counted of `refusing` on the reply and of `harmless` on the last",
+    ),
+    "pairs that are none": (
+        {"contrasts": {"prompt": {"paired": True}}},
+        "`contrasts.prompt`: is `paired`, and the sets `harmful` and `harmless` are no pairs",
+    ),
+    "replies of a contrast of prompts": (
+        {"detection": {"pairs": "prompt"}},
+        "`detection.pairs`: contrast `prompt` is not of two sets of pairs with replies",
+    ),
+    "nothing to choose by": (
+        {"sets": {"harmful": {"val": 0}}},
+        "`contrast.harmful`: set `harmful` has no `val` prompts, and layer, position and strength",
+    ),
+    "nothing to answer": (
+        {"sets": {"everyday": {"test": 0}}},
+        "`generation.sets.3`: set `everyday` has no `test` prompts",
+    ),
+    "no category left": (
+        {"grammar": {"held_out": 40}},
+        "`grammar.held_out`: 40 categories are to be held out",
+    ),
+    "more prompts than the grammar has": (
+        {"sets": {"harmful": {"val": 30000}}},
+        "`sets.harmful.val`: 30000 different prompts, and the grammar has 15",
+    ),
+    "more prompts than the file has": (
+        {"sets": {"everyday": {"test": 101}}},
+        "`sets.everyday`: data/prompts/everyday.jsonl holds 100 prompts, and 101 are asked for",
+    ),
+    "no file of prompts": (
+        {"sets": {"everyday": {"source": "mine.jsonl"}}},
+        "`sets.everyday.source`: no such file: mine.jsonl",
+    ),
+    "no file of a ranking": (
+        {"contrasts": {"published": {"ranking": "theirs.csv"}}},
+        "`contrasts.published.ranking`: no such file: theirs.csv",
+    ),
+    "a source that is misspelt": (
+        {"sets": {"advbench": {"source": "advbnch"}}},
+        "`sets.advbench.source`: unknown source `advbnch`\n  next: did you mean `advbench`?",
+    ),
+    "an attack that is none": (
+        {"sets": {"role_play": {"attack": "advbench"}}},
+        "`sets.role_play.attack`: source `advbench` is of kind `prompts`, not template",
+    ),
+    "no folder of a model": (
+        {"models": {"mine": {"path": "nowhere"}}},
+        "`models.mine.path`: there is no folder nowhere",
+    ),
+}
+
+
+def check(*over: dict[str, Any]) -> None:
+    values = DEFAULT
+    for one in over:
+        values = merge(values, one)
+    check_study(parse(values), ROOT / "data" / "grammar", ROOT / "data" / "sources.tsv")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_a_study_can_not_have_is_named_by_its_key(fault: str) -> None:
+    over, said = FAULTS[fault]
+    with pytest.raises(SteerError) as caught:
+        check(over)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
+def test_nothing_is_amiss_with_a_study(study: Path) -> None:
+    check(yaml.safe_load(study.read_text()))
+
+
+def test_a_file_that_the_flow_makes_need_not_be_there_yet() -> None:
+    check({"sets": {"everyday": {"source": f"{DEFAULT.get('results', 'results')}/questions/fine.jsonl"}}})
