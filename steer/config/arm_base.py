@@ -51,7 +51,11 @@ class AimedArm(AnyArm):
 class DrawnArm(AimedArm):
     """An arm that may have something drawn at random."""
 
-    seed: int = Field(0, ge=0, description="Seed of a random direction, or of random experts.")
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of a random direction, or of random experts; which of the nearest is matched.",
+    )
     seeds: int = Field(
         1,
         ge=1,

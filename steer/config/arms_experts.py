@@ -29,7 +29,8 @@ class ExpertDirectionArm(DirectedArm):
     experts: tuple[Expert, ...] | Literal["matched", "bottom"] | None = Field(
         None,
         description="`[layer, expert]` pairs, when not selected. For controls, with `like`: as many experts"
-        " of the same layers, `matched` on how often they are routed, or the `bottom` of the ranking.",
+        " of the same layers, `matched` on how often the prompts that the effect is told on (harmful ones to"
+        " suppress, harmless ones to induce) call them, or the `bottom` of the ranking.",
     )
 
     @property
@@ -91,7 +92,7 @@ class RouterArm(DrawnArm):
     experts: Literal["detected", "random", "bottom"] = Field(
         "detected",
         description="Experts that `reroute` and `bias_router` act on: the ends of the ranking, or as controls"
-        " random ones routed as often, or those at its bottom.",
+        " random ones that the side that the effect is told on calls as often, or those at its bottom.",
     )
     activated: int | None = Field(None, ge=0, description="Experts to activate, when not selected.")
     deactivated: int | None = Field(None, ge=0, description="Experts to deactivate, when not selected.")

@@ -8,8 +8,8 @@ from typing import Any
 
 from steer.artifacts.arms import arm_digest, write_arm
 from steer.artifacts.facts import ModelFacts, read_facts
-from steer.artifacts.files import read_json
-from steer.artifacts.origin import input_digest
+from steer.artifacts.files import Row, read_json, write_csv
+from steer.artifacts.origin import attach, input_digest
 from steer.artifacts.provenance import file_digest, provenance
 from steer.config import (
     ArmSettings,
@@ -22,14 +22,16 @@ from steer.config import (
     RouterArm,
     SwapArm,
 )
+from steer.config.arm_base import DrawnArm
 from steer.errors import SteerError
 from steer.models.interventions import Arm, Operation
 from steer.selection.candidates import Directions, digests, read_directions
 from steer.selection.experts_directions import ExpertDirections, read_expert_directions
-from steer.selection.experts_making import ExpertDose, dose_of, make_expert_arm
+from steer.selection.experts_making import ExpertDose, dose_of, make_expert_arm, matches
 from steer.selection.making import Dose, make_arm
+from steer.selection.matching import COLUMNS, Match, tell
 from steer.selection.ranges import read_ranges
-from steer.selection.rerouted import rerouted_arm
+from steer.selection.rerouted import control_matches, rerouted_arm
 from steer.selection.strength import best_places, chosen_places, is_tuned
 from steer.selection.swapping import Recorded, swap_arm
 
@@ -71,7 +73,7 @@ def write_arms(
     experts_path: Path | None = None,
     sources: Mapping[str, Recorded] | None = None,
 ) -> None:
-    """Write `<out>/<arm>.safetensors` for every arm.
+    """Write `<out>/<arm>.safetensors` for every arm, and `<out>/controls.csv` about matched experts.
 
     Args:
         facts_path: `model.json`.
@@ -101,20 +103,27 @@ def write_arms(
     )
     chosen = {"directions": directions_path, "strength": selection / "strength.json"}
     inputs = digests(facts, **{name: path for name, path in chosen.items() if directions_path and path})
+    controls: list[Row] = []
     for name, settings in arms.items():
         arm = _arm(name, arms, made)
         # An arm on the residual stream does not depend on what was found out about experts.
-        edited = arms[settings.of] if isinstance(settings, ReplayArm) else settings
+        source = settings.of if isinstance(settings, ReplayArm) else name
+        edited = arms[source]
         more = _expert_inputs(edited, selection, experts_path)
         more |= _router_inputs(edited, selection)
         if isinstance(edited, SwapArm):
-            source = sources[edited.donor]
-            more |= {"donors": file_digest(source.prompts), "activations": input_digest(source.activations)}
+            donors = sources[edited.donor]
+            more |= {"donors": file_digest(donors.prompts), "activations": input_digest(donors.activations)}
         origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs | more)
-        path, measured = out / f"{name}.safetensors", _measured(edited, arm, selection)
+        path, measured = out / f"{name}.safetensors", _measured(source, edited, arm, arms, made)
+        controls += [{"arm": name, **row} for row in measured.get("matched", ())]
         write_arm(path, arm, model=facts.digest, provenance=origin, measured=measured)
         tuned = "tuned" if is_tuned(settings) else "as configured"
         log.info("%s: %s, %s, %s", name, arm.operations or "unsteered", tuned, arm_digest(arm))
+    write_csv(out / "controls.csv", controls, COLUMNS)
+    # Adding any other arm leaves the table and its record as they are.
+    known = {str(row["arm"]): arms[str(row["arm"])].model_dump(mode="json") for row in controls}
+    attach(out / "controls.csv", provenance("steer.selection.arms", known, digests(facts)))
 
 
 def acts_on_experts(settings: ArmSettings) -> bool:
@@ -165,14 +174,32 @@ def _router_inputs(settings: ArmSettings, selection: Path) -> dict[str, str]:
     return inputs
 
 
-def _measured(settings: ArmSettings, arm: Arm, selection: Path) -> dict[str, Any]:
-    """The range of the logits, by layer, that an arm shifts."""
-    if not isinstance(settings, BiasArm):
-        return {}
-    shifted = (*arm.operations, *arm.twin)
-    layers = {one.layer for one in shifted if one.operation == "bias_router"}
-    ranges = read_ranges(selection / "ranges.csv")
-    return {"router_range": {str(layer): size for layer, size in ranges.items() if layer in layers}}
+def _measured(
+    name: str, settings: ArmSettings, arm: Arm, arms: Mapping[str, ArmSettings], made: Choices
+) -> dict[str, Any]:
+    """The controls of experts with how often all are called, and the range, by layer, of shifted logits."""
+    measured: dict[str, Any] = {}
+    if isinstance(settings, DrawnArm) and (found := _matched(name, settings, arms, made)):
+        tell(name, found, settings.polarity)
+        measured["matched"] = [match.row(settings.polarity) for match in found]
+    if isinstance(settings, BiasArm):
+        shifted = (*arm.operations, *arm.twin)
+        layers = {one.layer for one in shifted if one.operation == "bias_router"}
+        ranges = read_ranges(made.selection / "ranges.csv")
+        measured["router_range"] = {str(layer): size for layer, size in ranges.items() if layer in layers}
+    return measured
+
+
+def _matched(
+    name: str, settings: ArmSettings, arms: Mapping[str, ArmSettings], made: Choices
+) -> tuple[Match, ...]:
+    """The experts of a control with those that it stands for; none of another arm."""
+    if isinstance(settings, RouterArm) and settings.experts == "random":
+        return control_matches(name, settings, made.selection)
+    if isinstance(settings, ExpertDirectionArm | ExpertGateArm) and settings.experts == "matched":
+        assert made.expert_directions is not None
+        return matches(settings, made.expert_directions, _expert_dose(name, arms, made))
+    return ()
 
 
 def _arm(name: str, arms: Mapping[str, ArmSettings], made: Choices) -> Arm:

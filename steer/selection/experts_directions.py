@@ -24,6 +24,7 @@ class ExpertDirections:
     routed: Float[Tensor, "moe_layers experts positions d"]
     count: Int[Tensor, "2 moe_layers experts positions"]
     moe_layers: tuple[int, ...]
+    top_k: int
 
     @property
     def experts(self) -> int:
@@ -86,9 +87,17 @@ class ExpertDirections:
                     "mend `experts` of the arm",
                 )
 
-    def routing_counts(self) -> Int[Tensor, "moe_layers experts"]:
-        """How often each expert was chosen at the last prompt tokens, both classes together."""
-        return self.count.sum(dim=(0, 3))
+    def rates(self) -> dict[tuple[int, int], tuple[float, float]]:
+        """Share of the last prompt tokens, of harmful and of harmless prompts, that call each expert."""
+        calls = self.count.sum(dim=-1).double()
+        # Every token calls the same number of experts.
+        tokens = (calls.sum(dim=-1, keepdim=True) / self.top_k).clamp(min=1)
+        harmful, harmless = (calls / tokens).tolist()
+        return {
+            (layer, expert): (harmful[row][expert], harmless[row][expert])
+            for row, layer in enumerate(self.moe_layers)
+            for expert in range(self.experts)
+        }
 
 
 def read_expert_directions(path: Path, facts: ModelFacts, positions: int) -> ExpertDirections:
@@ -102,6 +111,5 @@ def read_expert_directions(path: Path, facts: ModelFacts, positions: int) -> Exp
     shape = (len(facts.moe_layers), facts.experts, positions, facts.hidden_size)
     names = ("forced.direction", "routed.direction")
     tensors = read_tensors(path, model=facts.digest, shapes=dict.fromkeys(names, shape)).tensors
-    return ExpertDirections(
-        tensors[names[0]], tensors[names[1]], tensors["routed.count"].to(torch.int64), facts.moe_layers
-    )
+    count = tensors["routed.count"].to(torch.int64)
+    return ExpertDirections(tensors[names[0]], tensors[names[1]], count, facts.moe_layers, facts.top_k)

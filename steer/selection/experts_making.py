@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from steer.config import ExpertDirectionArm, ExpertGateArm
 from steer.errors import SteerError
 from steer.models.interventions import Arm, Operation, Scope, unit
 from steer.selection.experts_directions import ExpertDirections
-
-POOL = 4
-"""Experts of a layer, the nearest in how often they are routed, that a matched one is drawn from."""
+from steer.selection.matching import Match, matched_experts
 
 Pair = tuple[int, int]
 
@@ -66,37 +64,17 @@ def _pairs(pairs: Any) -> tuple[Pair, ...]:
     return tuple((int(layer), int(expert)) for layer, expert in pairs or ())
 
 
-def matched_experts(
-    counts: Int[Tensor, "moe_layers experts"], experts: Sequence[Pair], rows: Mapping[int, int], seed: int
-) -> tuple[Pair, ...]:
-    """Random other experts of the same layers that are routed about as often.
-
-    Each is drawn from the `POOL` experts of the layer whose counts are nearest, without those given and
-    those drawn before.
-
-    Args:
-        counts: how often each expert was chosen.
-        experts: (layer, expert) pairs to match.
-        rows: index of each layer in `counts`.
-        seed: of the draws.
+def matches(
+    settings: ExpertDirectionArm | ExpertGateArm, directions: ExpertDirections, dose: ExpertDose
+) -> tuple[Match, ...]:
+    """The experts of the dose of a matched arm, each with its control.
 
     Raises:
-        SteerError: a layer has too few experts.
+        SteerError: an expert is not there, or a layer has too few.
     """
-    # One start for all seeds, and a step for each: seeds that follow each other draw different experts.
-    generator = torch.Generator().manual_seed(0)
-    found: list[Pair] = []
-    for layer, expert in experts:
-        taken = {*experts, *found}
-        others = [one for one in range(counts.shape[1]) if (layer, one) not in taken]
-        if not others:
-            raise SteerError(f"layer {layer}", "has no other experts left to match", "name fewer experts")
-        row = counts[rows[layer]]
-        others.sort(key=lambda one: (abs(int(row[one]) - int(row[expert])), one))
-        pool = others[:POOL]
-        start = int(torch.randint(len(pool), (), generator=generator))
-        found.append((layer, pool[(start + seed) % len(pool)]))
-    return tuple(found)
+    for layer, expert in dose.experts:
+        directions.check(layer, [expert])
+    return matched_experts(directions.rates(), dose.experts, settings.polarity, settings.seed)
 
 
 def _picked(
@@ -104,10 +82,7 @@ def _picked(
 ) -> tuple[Pair, ...]:
     """The experts that an arm acts on: those of its dose, or controls for them."""
     if settings.experts == "matched":
-        rows = {layer: row for row, layer in enumerate(directions.moe_layers)}
-        for layer, expert in dose.experts:
-            directions.check(layer, [expert])
-        return matched_experts(directions.routing_counts(), dose.experts, rows, settings.seed)
+        return tuple(match.control for match in matches(settings, directions, dose))
     if settings.experts == "bottom":
         if not dose.bottom:
             cause = f"wants the bottom of a ranking, but `{settings.like}` names its experts itself"

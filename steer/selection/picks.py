@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from steer.artifacts.routing import Column
+from steer.config.arm_base import Polarity
 from steer.errors import SteerError
 from steer.models.interventions import Arm, Kind, Operation
+from steer.selection.matching import Expert, Match, Rates, by_nearness
 
-Expert = tuple[int, int]
-"""Layer and expert."""
-Polarity = Literal["suppress", "induce"]
 NEAREST = 5
 """Experts of the most similar routing rate, of which a random control draws one."""
 
@@ -75,36 +73,54 @@ def bottom(ranking: Mapping[str, Column], pick: Pick) -> Pick:
     return Pick(tuple(free[:n]), tuple(free[n:both]))
 
 
-def random_matched(ranking: Mapping[str, Column], pick: Pick, seed: int) -> Pick:
-    """Experts that are routed about as often as those of `pick`, none of them in it, none twice.
+def random_matched(
+    ranking: Mapping[str, Column], pick: Pick, polarity: Polarity, seed: int
+) -> tuple[Match, ...]:
+    """An expert for each of `pick`, activated ones first, that is called about as often; none twice.
 
-    For each picked expert one is drawn among the `NEAREST` of the most similar routing rate (mean over
-    both sides) that are still free.
+    Each is drawn among the `NEAREST` of the most similar rate that are still free, on the side that the
+    effect of the arm is told on: 1 to suppress refusal, 2 to induce it (`steer.selection.matching`).
 
     Raises:
         SteerError: the ranking has too few experts for that, or no rates.
     """
-    rate = (ranking["rate_1"] + ranking["rate_2"]) / 2
-    if not np.isfinite(rate).all():
+    rates = rates_of(ranking)
+    picked = (*pick.activate, *pick.deactivate)
+    free = [expert for expert in rates if expert not in {*picked}]
+    generator = np.random.default_rng(seed)
+
+    def draw(of: Expert) -> Match:
+        if not free:
+            raise _too_few(len(picked), len(rates))
+        near = by_nearness(rates, of, free, polarity)[:NEAREST]
+        drawn = near[int(generator.integers(len(near)))]
+        free.remove(drawn)
+        return Match(of, drawn, rates[of], rates[drawn])
+
+    return tuple(map(draw, picked))
+
+
+def controls_of(found: Sequence[Match], activated: int) -> Pick:
+    """The controls alone, of which so many are activated."""
+    controls = tuple(match.control for match in found)
+    return Pick(controls[:activated], controls[activated:])
+
+
+def rates_of(ranking: Mapping[str, Column]) -> dict[Expert, Rates]:
+    """Share of the tokens of side 1 and of side 2 that call each expert.
+
+    Raises:
+        SteerError: the ranking has none, as a published one.
+    """
+    both = [ranking["rate_1"], ranking["rate_2"]]
+    if not np.isfinite(both).all():
         raise SteerError(
             "random experts matched on routing rate",
             "the ranking has no routing rates",
             "use a contrast of this model, or a ranking with counts",
         )
-    experts = _experts(ranking)
-    rates = dict(zip(experts, rate.tolist(), strict=True))
-    free = [expert for expert in experts if expert not in {*pick.activate, *pick.deactivate}]
-    generator = np.random.default_rng(seed)
-
-    def draw(of: Expert) -> Expert:
-        if not free:
-            raise _too_few(len(pick.activate) + len(pick.deactivate), len(experts))
-        near = sorted(free, key=lambda expert: abs(rates[expert] - rates[of]))[:NEAREST]
-        drawn = near[int(generator.integers(len(near)))]
-        free.remove(drawn)
-        return drawn
-
-    return Pick(tuple(map(draw, pick.activate)), tuple(map(draw, pick.deactivate)))
+    pairs = zip(*(rate.tolist() for rate in both), strict=True)
+    return dict(zip(_experts(ranking), pairs, strict=True))
 
 
 def _too_few(wanted: int, found: int) -> SteerError:

@@ -1,13 +1,23 @@
 """Arms on routers: the experts that were detected, or controls for them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from steer.artifacts.files import read_json
-from steer.artifacts.routing import read_routing
+from steer.artifacts.routing import Column, read_routing
 from steer.config import BiasArm, RouterArm
 from steer.errors import SteerError
 from steer.models.interventions import EPSILON, Arm
-from steer.selection.picks import Pick, bias_arm, bottom, detected, random_matched, reroute_arm
+from steer.selection.matching import Match
+from steer.selection.picks import (
+    Pick,
+    bias_arm,
+    bottom,
+    controls_of,
+    detected,
+    random_matched,
+    reroute_arm,
+)
 from steer.selection.ranges import read_ranges
 
 
@@ -35,10 +45,28 @@ def rerouted_arm(name: str, settings: RouterArm, selection: Path) -> Arm:
     return bias_arm(name, pick, shifts)
 
 
+def control_matches(name: str, settings: RouterArm, selection: Path) -> tuple[Match, ...]:
+    """The detected experts of a random arm, activated ones first, each with its control.
+
+    Raises:
+        SteerError: as `rerouted_arm`.
+    """
+    ranking, pick = _detected(name, settings, selection)
+    return random_matched(ranking, pick, settings.polarity, settings.seed)
+
+
 def _pick(name: str, settings: RouterArm, selection: Path) -> Pick:
     """The experts: as named, as detected, or controls for those detected."""
     if not settings.detected:
         return Pick(settings.activate, settings.deactivate)  # type: ignore[arg-type]
+    ranking, pick = _detected(name, settings, selection)
+    if settings.experts == "random":
+        return controls_of(control_matches(name, settings, selection), len(pick.activate))
+    return bottom(ranking, pick) if settings.experts == "bottom" else pick
+
+
+def _detected(name: str, settings: RouterArm, selection: Path) -> tuple[Mapping[str, Column], Pick]:
+    """The ranking, and as many of its ends as were chosen or are given."""
     record = read_json(selection / "rerouting.json")
     choice = record["choices"].get(settings.polarity, {"activated": 0, "deactivated": 0})
     activated = choice["activated"] if settings.activated is None else settings.activated
@@ -47,14 +75,7 @@ def _pick(name: str, settings: RouterArm, selection: Path) -> Pick:
         cause = "acts on no experts: none were chosen, and none are given"
         raise SteerError(f"arm `{name}`", cause, "give it `activated` and `deactivated`")
     ranking = read_routing(ranking_path(selection, record["ranking"]))
-    pick = detected(ranking, settings.polarity, activated, deactivated)
-    controls = {
-        "detected": lambda: pick,
-        "random": lambda: random_matched(ranking, pick, settings.seed),
-        "bottom": lambda: bottom(ranking, pick),
-    }
-    found: Pick = controls[settings.experts]()
-    return found
+    return ranking, detected(ranking, settings.polarity, activated, deactivated)
 
 
 def ranking_path(selection: Path, ranking: str) -> Path:

@@ -14,6 +14,7 @@ from steer.artifacts.journal import Journal
 from steer.artifacts.provenance import code_digest, digest, provenance
 from steer.artifacts.routing import read_routing
 from steer.config import ModelSettings, RerouteSettings
+from steer.config.arm_base import Polarity
 from steer.errors import SteerError
 from steer.judges.behaviours import REFUSAL, Behaviour
 from steer.judges.verdicts import UNSCORED, Exchange, Judge
@@ -24,7 +25,8 @@ from steer.models.loading import LoadedModel
 from steer.models.scoring import kl_divergence
 from steer.models.study import open_study
 from steer.selection.candidates import Question, digests, next_token_values, val_prompts
-from steer.selection.picks import Expert, Pick, Polarity, detected, fits, reroute_arm
+from steer.selection.matching import Expert
+from steer.selection.picks import Pick, detected, fits, reroute_arm
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from steer.models.scoring import refusal_score
 from steer.models.steering import steer
 from steer.selection.arms import write_arms
 from steer.selection.experts import select
-from steer.selection.experts_making import POOL, matched_experts
 from steer.selection.experts_table import kept
 from tests.study import POSITIONS, Study, make_study, prompts_of
 from tests.tiny import EXPERTS, HIDDEN
+from tests.unit.test_selection_matching import check_recorded
 from tests.unit.test_selection_strength import Bytes
 
 GRID = ExpertSelectionSettings(
@@ -229,6 +229,7 @@ def test_arms_act_on_the_chosen_experts_the_given_ones_or_controls_for_them(stud
     assert [list(pair) for pair in zip([layer], arms["bottom"].operations[0].experts, strict=True)] == [
         *choices["one"]["bottom"]
     ]
+    check_recorded(study.path("arms"), ["matched"])
     [induced] = arms["one_induce"].operations
     assert induced.coefficient == choices["one_induce"]["coefficient"]
     [everyone] = arms["all"].operations
@@ -293,17 +294,6 @@ def test_finer_doses_beyond_the_kl_threshold_are_not_judged(study: Study) -> Non
     chosen = [row for row in rows if row["stage"] == "judged"]
     assert chosen
     assert all(float(row["kl"]) <= largest / 2 for row in chosen)
-
-
-def test_matched_experts_are_others_of_the_layer_that_are_routed_about_as_often() -> None:
-    counts = torch.tensor([[100, 7, 90, 10, 80, 20, 70, 101], [0, 1, 2, 3, 4, 5, 6, 7]])
-    drawn = {matched_experts(counts, [(3, 0)], {3: 0, 5: 1}, seed) for seed in range(40)}
-    assert drawn == {((3, expert),) for expert in (7, 2, 4, 6)}
-    assert len(drawn) == POOL
-    both = matched_experts(counts, [(5, 3), (5, 4)], {3: 0, 5: 1}, 1)
-    assert len({*both, (5, 3), (5, 4)}) == 4
-    with pytest.raises(SteerError, match="has no other experts left"):
-        matched_experts(counts[:, :2], [(3, 0), (3, 1)], {3: 0}, 0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from steer.judges.verdicts import UNSCORED, VERDICTS, Exchange
 from steer.models.decoding import generate
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
-from steer.selection.picks import Pick, bottom, detected, random_matched, reroute_arm
+from steer.selection.picks import Pick, bottom, controls_of, detected, random_matched, reroute_arm
 from steer.selection.rerouted import rerouted_arm
 from steer.selection.rerouting import select
 from tests.oracles import forward
@@ -157,7 +157,9 @@ def test_arms_take_the_chosen_or_given_number_of_experts_and_controls_as_many(tm
     pick = detected(stored, "suppress", 1, 2)
     assert made() == reroute_arm("r", pick)
     assert made(experts="bottom") == reroute_arm("r", bottom(stored, pick))
-    assert made(experts="random", seed=4) == reroute_arm("r", random_matched(stored, pick, 4))
+    assert made(experts="random", seed=4) == reroute_arm(
+        "r", controls_of(random_matched(stored, pick, "suppress", 4), 1)
+    )
     assert made(polarity="induce", activated=3) == reroute_arm("r", detected(stored, "induce", 3, 0))
     named = Pick(((2, 1),), ((1, 3), (2, 5)))
     assert made(activate=named.activate, deactivate=named.deactivate) == reroute_arm("r", named)

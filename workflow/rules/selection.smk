@@ -3,7 +3,8 @@
 Needs: results/<model>/directions/refusal.safetensors and the contrast's prompts; its activations for `bias_router`,
 and those of the sets that `swap` takes from.
 Makes: results/<model>/selection/<method>.csv with every candidate and <method>.json with the choice,
-and results/<model>/arms/<arm>.safetensors, every intervention as data.
+and results/<model>/arms/<arm>.safetensors, every intervention as data, with how often the experts of controls
+are called (controls.csv).
 """
 
 
@@ -178,6 +179,8 @@ rule arms:
         activations=get_donors("<results>/{model}/activations/{set}.h5"),
     output:
         expand("<results>/{{model}}/arms/{arm}.safetensors", arm=settings.arms),
+        controls="<results>/{model}/arms/controls.csv",
+        provenance="<results>/{model}/arms/controls.meta.json",
     log:
         "<logs>/arms/{model}.log",
     benchmark:
