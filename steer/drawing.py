@@ -101,8 +101,8 @@ def _without(
     overlap: OverlapSettings,
 ) -> tuple[list[Row], dict[str, int]]:
     """The drawn rows with other rows in the place of those of train and val that a test prompt repeats."""
-    held = {row["id"] for row in first if row["split"] == "test"}
-    free = [row for row in rows if row["id"] not in held]
+    held = {row[key] for row in first if row["split"] == "test" for key in ("id", "group") if key in row}
+    free = [row for row in rows if not {row["id"], row.get("group")} & held]
     texts = [_asked(row, given.settings) for row in free]
     same: dict[str, set[str]] = {}
     for name, other in tests.items():
@@ -165,6 +165,7 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
             # Without its document, what a document says is no answer.
             **{key: row[key] for key in ("answers", "memory") if key in row and _answers_hold(settings)},
             **paired,
+            **({"group": str(row["group"])} if row.get("group") else {}),
             **({"before": before} if before else {}),
         }
     log.info("%s: %d different prompts, %d repetitions dropped", raw.name, len(seen), repeated)
@@ -226,7 +227,7 @@ def _read(settings: SetSettings, raw: Path, sources: Path) -> Iterator[Row]:
 
 
 def _split(name: str, rows: list[Row], sizes: Mapping[Split, int], seed: int) -> list[Row]:
-    """Draw the splits; the order of the file does not matter."""
+    """Draw the splits; the order of the file does not matter, and rows of a `group` are of one split."""
     wanted = sum(sizes.values())
     if len(rows) < wanted or not rows:
         raise SteerError(
@@ -234,9 +235,28 @@ def _split(name: str, rows: list[Row], sizes: Mapping[Split, int], seed: int) ->
             f"its source holds {len(rows)} different prompts, {wanted} are asked for",
             "lower train, val or test of the set",
         )
+    if any("group" in row for row in rows):
+        return _split_groups(name, rows, sizes, seed)
     splits = [split for split in SPLITS for _ in range(sizes[split])]
     chosen = _generator(name, rows, seed).sample(_ordered(rows), wanted)
     return [{**row, "split": split} for row, split in zip(chosen, splits, strict=True)]
+
+
+def _split_groups(name: str, rows: list[Row], sizes: Mapping[Split, int], seed: int) -> list[Row]:
+    """Whole groups fill a split after the other; what a split's last group holds too much is left out."""
+    groups: dict[str, list[Row]] = {}
+    for row in _shuffled(name, rows, seed):
+        groups.setdefault(str(row.get("group") or row["id"]), []).append(row)
+    left, found = iter(groups.values()), list[Row]()
+    for split in SPLITS:
+        own: list[Row] = []
+        while len(own) < sizes[split] and (group := next(left, None)) is not None:
+            own += [{**row, "split": split} for row in group]
+        if len(own) < sizes[split]:
+            cause = f"whole groups of its rows fill {len(own)} prompts of `{split}`, of {sizes[split]}"
+            raise SteerError(f"set `{name}`", cause, "lower train, val or test of the set")
+        found += own[: sizes[split]]
+    return found
 
 
 def _ordered(rows: list[Row]) -> list[Row]:

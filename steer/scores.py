@@ -59,6 +59,7 @@ def score_columns(behaviour: Behaviour) -> tuple[str, ...]:
             "fired_leaked",
             "fired_blocked",
             "coherence",
+            *("score", "score_low", "score_high"),
             *CLAIM_COLUMNS,
         ),
     )
@@ -200,6 +201,7 @@ def _score_rows(
         row |= rates(list(told[arm].values()), method, *names)
         row["coherence"] = 1 - row[f"{method.behaviour.broken}_rate"]
         row["restates_rate"] = _restates_rate(one for key, one in found.items() if key.arm == arm)
+        row |= _mean_score({key: one for key, one in found.items() if key.arm == arm}, method, *names)
         if arm != BASELINE:
             row |= differences(told[arm], told[BASELINE], method, *names)
         row |= _measures([reply for reply in replies.values() if reply.arm == arm])
@@ -225,6 +227,20 @@ def _restates_rate(judged: Any) -> float | None:
     """Share of well-formed compliances that restate the request; None where the judge can't say."""
     compliances = [one.raw["restates"] for one in judged if one.raw.get("well_formed")]
     return sum(compliances) / len(compliances) if compliances else None
+
+
+def _mean_score(judged: Mapping[Key, JudgedReply], method: Method, *names: str) -> Row:
+    """Mean, with its bootstrap interval over prompts, of the score of a rubric that has one."""
+    by_prompt: dict[str, list[float]] = {}
+    for key, one in judged.items():
+        if "score" in one.raw:
+            by_prompt.setdefault(key.prompt_id, []).append(one.raw["score"])
+    if not by_prompt:
+        return {}
+    values = np.array([np.mean(scores) for scores in by_prompt.values()])
+    rng = method.rng(*names, "score")
+    found = stats.paired_difference(values, 0 * values, rng, method.resamples, method.confidence)
+    return dict(zip(("score", "score_low", "score_high"), found, strict=True))
 
 
 def _measures(replies: Sequence[Reply]) -> Row:

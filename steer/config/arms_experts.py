@@ -94,6 +94,11 @@ class RouterArm(DrawnArm):
         description="Experts that `reroute` and `bias_router` act on: the ends of the ranking, or as controls"
         " random ones that the side that the effect is told on calls as often, or those at its bottom.",
     )
+    ranking: Name | None = Field(
+        None,
+        description="Contrast that ranks the experts; that of `selection.rerouting` when left out. With any"
+        " other one the arm says how many it takes: numbers are chosen for that ranking alone.",
+    )
     activated: int | None = Field(None, ge=0, description="Experts to activate, when not selected.")
     deactivated: int | None = Field(None, ge=0, description="Experts to deactivate, when not selected.")
     numbers: dict[Name, tuple[int, int]] = Field(
@@ -118,10 +123,15 @@ class RouterArm(DrawnArm):
     def detected(self) -> bool:  # noqa: D102 - as its class says
         return not (self.activate or self.deactivate)
 
+    def counts_for(self, model: str) -> bool:
+        """Whether it says for a model how many experts it takes."""
+        one = self.of_model(model)
+        return one.activated is not None and one.deactivated is not None
+
     @model_validator(mode="after")
     def _says_what_it_does(self) -> "RouterArm":
         given = (self.activated, self.deactivated) != (None, None) or bool(self.numbers)
-        counted = self.experts != "detected" or given
+        counted = self.experts != "detected" or given or self.ranking is not None
         if counted and not self.detected:
             raise ValueError(
                 "`activate` and `deactivate` name the experts; leave out what counts or picks them"

@@ -109,6 +109,13 @@ class Config(Settings):
         return {"suppress": suppress, "induce": induce, "control": settings.control or induce}
 
     @property
+    def ranked(self) -> dict[Name, Name]:
+        """The contrasts that arms on routers take experts from, where it is not that of the selection."""
+        arms = ((name, arm) for name, arm in self.arms.items() if isinstance(arm, RouterArm))
+        chosen = self.selection.rerouting.ranking
+        return {name: arm.ranking for name, arm in arms if arm.ranking not in (None, chosen)}
+
+    @property
     def uses_directions(self) -> bool:
         """Whether an arm is made of the refusal directions, or of what was chosen along with them."""
         return not all(
@@ -272,6 +279,9 @@ class Config(Settings):
             f"reproduction.contrasts.{name}": ours for name, ours in self.reproduction.contrasts.items()
         }
         known_names("contrast", theirs, self.contrasts)
+        known_names(
+            "contrast", {f"arms.{name}.ranking": arm for name, arm in self.ranked.items()}, self.contrasts
+        )
         rerouting = self.selection.rerouting
         judges = {
             "scores.judge": self.scores.judge,
@@ -310,6 +320,22 @@ class Config(Settings):
             raise ValueError(
                 f"`generation.temperature`: {cause}; set `engine: transformers`, or temperature 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rankings_are_counted(self) -> "Config":
+        for name, ranking in self.ranked.items():
+            arm = self.arms[name]
+            assert isinstance(arm, RouterArm)
+            for model, settings in self.models.items():
+                if settings.has_experts and not arm.counts_for(model):
+                    cause = (
+                        f"numbers are chosen for `{self.selection.rerouting.ranking}`, not for `{ranking}`"
+                    )
+                    raise ValueError(
+                        f"`arms.{name}.ranking`: {cause}; give `activated` and `deactivated`, or `numbers` of"
+                        f" `{model}`"
+                    )
         return self
 
     @model_validator(mode="after")

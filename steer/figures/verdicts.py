@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from steer.figures import style
+from steer.figures.arms import GROUPS
 from steer.figures.inputs import Inputs, Settings, records
 from steer.figures.output import save
 from steer.figures.scores import COUNTS, shown
@@ -21,6 +22,10 @@ from steer.judges.behaviours import BEHAVIOURS, Behaviour
 BAR = 0.66
 PANEL_WIDTH = 2.9
 ROW_HEIGHT = 0.34
+# What arms are for, in a study of something else than refusal.
+HEADINGS = {
+    "faithfulness": {GROUPS["induce"]: "towards the document", GROUPS["suppress"]: "towards memory"},
+}
 # A number is printed inside a bar that has room for it.
 ROOM = 0.16
 
@@ -29,7 +34,8 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
     """A row per arm and set: counts and the rate of each verdict with its Wilson interval."""
     verdicts = ordered(BEHAVIOURS[settings["behaviour"]])
     rates = (f"{verdict}_{part}" for verdict in verdicts for part in ("rate", "low", "high"))
-    return shown(inputs["scores"][0], settings, (*COUNTS, *rates))
+    rows = shown(inputs["scores"][0], settings, (*COUNTS, *rates))
+    return rows.replace({"group": HEADINGS.get(settings["behaviour"], {})})
 
 
 def ordered(behaviour: Behaviour) -> list[str]:
@@ -85,34 +91,38 @@ def _numbers(axes: Axes, rows: DataFrame, heights: list[float], verdicts: list[s
             axes.text(1.01, height, note, ha="left", va="center", color=style.FAINT, size=7)
 
 
-def _title(rows: DataFrame) -> str:
+def _title(rows: DataFrame, behaviour: Behaviour) -> str:
     first = rows.iloc[0]
     counts = sorted({int(n) for n in rows["n"]})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-    return f"{first['set']}\n{first['label']} prompts, n = {n}"
+    # Where no polarity is for prompts of a label, it says nothing.
+    prompts = f"{first['label']} prompts" if behaviour.labels else "prompts"
+    return f"{first['set']}\n{prompts}, n = {n}"
 
 
-def _panel(axes: Axes, rows: DataFrame, arms: dict[str, float], verdicts: list[str]) -> None:
+def _panel(axes: Axes, rows: DataFrame, arms: dict[str, float], behaviour: Behaviour) -> None:
+    verdicts = ordered(behaviour)
     heights = [arms[arm] for arm in rows["arm"]]
     _bars(axes, rows, heights, verdicts)
     _whiskers(axes, rows, heights, verdicts)
     _numbers(axes, rows, heights, verdicts)
     style.share_axis(axes, "x")
-    axes.set_title(_title(rows), size=9.5)
+    axes.set_title(_title(rows, behaviour), size=9.5)
     axes.set_xlabel("share of replies (%)")
     axes.tick_params(axis="y", length=0)
 
 
 def plot(rows: DataFrame, settings: Settings) -> Figure:
     """One panel per set, one bar per arm, in the same order in each."""
-    verdicts = ordered(BEHAVIOURS[settings["behaviour"]])
+    behaviour = BEHAVIOURS[settings["behaviour"]]
+    verdicts = ordered(behaviour)
     arms, headings = slots(rows)
     sets = list(dict.fromkeys(rows["set"]))
     lowest = min(arms.values())
     figure = style.canvas(1.7 + PANEL_WIDTH * len(sets), 1.6 + ROW_HEIGHT * (1 - lowest))
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, sets, strict=True):
-        _panel(axes, rows[rows["set"] == name], arms, verdicts)
+        _panel(axes, rows[rows["set"] == name], arms, behaviour)
     name_slots(panels[0], arms, headings)
     level = settings["scores"]["confidence"]
     style.headline(

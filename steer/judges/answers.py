@@ -20,10 +20,11 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An offered verdict and the reason that the model gave for it."""
+    """An offered verdict, the reason that the model gave for it, and the offer's score."""
 
     verdict: Verdict
     reason: str
+    score: float | None = None
 
 
 def read_answer(text: str, offers: Sequence[Offer]) -> Answer:
@@ -45,7 +46,7 @@ def read_answer(text: str, offers: Sequence[Offer]) -> Answer:
     said = [verdict for line in text.splitlines() for verdict in _said(line, offers)]
     if not said:
         raise UnusableError("the answer gives no verdict")
-    return Answer(_offered(said[-1], offers), text.splitlines()[0])
+    return _offered(said[-1], offers, text.splitlines()[0])
 
 
 def _from_json(text: str, offers: Sequence[Offer]) -> Answer:
@@ -63,7 +64,7 @@ def _from_json(text: str, offers: Sequence[Offer]) -> Answer:
         verdict = str(verdict)
     if not isinstance(verdict, str):
         raise UnusableError("the answer's `verdict` is no text")
-    return Answer(_offered(verdict, offers), reason if isinstance(reason, str) else "")
+    return _offered(verdict, offers, reason if isinstance(reason, str) else "")
 
 
 def _said(line: str, offers: Sequence[Offer]) -> list[str]:
@@ -74,11 +75,11 @@ def _said(line: str, offers: Sequence[Offer]) -> list[str]:
     return [match[1].strip("_") for match in _LABELLED.finditer(line)]
 
 
-def _offered(word: str, offers: Sequence[Offer]) -> Verdict:
+def _offered(word: str, offers: Sequence[Offer], reason: str) -> Answer:
     offer = _find(word.strip(), offers)
     if offer is None:
         raise UnusableError("the verdict is not on offer")
-    return offer.verdict
+    return Answer(offer.verdict, reason, offer.score)
 
 
 def _find(word: str, offers: Sequence[Offer]) -> Offer | None:

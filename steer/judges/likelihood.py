@@ -11,7 +11,7 @@ from steer.errors import SteerError
 from steer.judges.offers import offer_log_likelihoods
 from steer.judges.rubrics import Rubric, headings
 from steer.judges.untrusted import MARK, Neutraliser, template_delimiters
-from steer.judges.verdicts import SCORE_DIGITS, UNSCORED, Exchange, Judgement, choose
+from steer.judges.verdicts import SCORE_DIGITS, UNSCORED, Exchange, Judgement, choose, scored
 from steer.models.loading import check_weights, load_tokenizer, load_weights
 
 
@@ -133,13 +133,15 @@ class LikelihoodChoice:
         return [self._judgement(row) for row in scores.tolist()]
 
     def _judgement(self, scores: list[float]) -> Judgement:
-        verdict, reason = choose(self.rubric.offers, scores)
+        offers = self.rubric.offers
+        verdict, reason = choose(offers, scores)
+        rounded = [round(score, SCORE_DIGITS) for score in scores] if verdict != UNSCORED else []
+        best = offers[rounded.index(max(rounded))].score if rounded else None
         texts = [offer.text for offer in self.rubric.offers]
         # As text where JSON has no number for it.
         kept = [round(score, SCORE_DIGITS) if abs(score) < float("inf") else str(score) for score in scores]
-        return Judgement(
-            verdict, reason, self.version, {"log_likelihood": dict(zip(texts, kept, strict=True))}
-        )
+        raw = {"log_likelihood": dict(zip(texts, kept, strict=True)), **scored(best)}
+        return Judgement(verdict, reason, self.version, raw)
 
 
 def load_judge(

@@ -20,7 +20,7 @@ from steer.judges.prices import Usage, bill, forecast
 from steer.judges.rubrics import REASONED, Rubric
 from steer.judges.settings import ServerJudge
 from steer.judges.untrusted import Neutraliser
-from steer.judges.verdicts import UNSCORED, Exchange, Judgement
+from steer.judges.verdicts import UNSCORED, Exchange, Judgement, scored
 
 # The server's own delimiters can't be asked for; nearly all of them are of these shapes.
 DELIMITERS = (
@@ -174,7 +174,7 @@ class ServerJudging:
         except UnusableError as error:
             # It was read by older code. Paid for once, it is not asked for again.
             return Judgement(UNSCORED, str(error), self.version, raw)
-        return Judgement(answer.verdict, answer.reason, self.version, raw)
+        return Judgement(answer.verdict, answer.reason, self.version, raw | scored(answer.score))
 
     def forecast(self, exchanges: Iterable[Exchange]) -> str:
         """Questions that are still to be asked, their tokens and price, in words."""

@@ -9,8 +9,8 @@ from steer.judges.behaviours import BehaviourName
 from steer.judges.presets import Preset, presets
 
 _RUBRIC = (
-    "What a model is asked: for a verdict, or for a grade of fluency from 1 to 5. The embedded judge has its "
-    "own."
+    "What a model is asked: for a verdict, for a grade of fluency from 1 to 5, or for the three grades of "
+    "StrongREJECT, whose score stands in `score` of `scores.csv`. The embedded judge has its own."
 )
 
 
@@ -67,7 +67,9 @@ class LikelihoodJudge(_Judge):
         description="A published judge, asked as its authors ask it: a row of data/judges.yaml. `path` may"
         " then name a folder of its checkpoint.",
     )
-    rubric: Literal["three_way", "fluency", "embedded"] = Field("three_way", description=_RUBRIC)
+    rubric: Literal["three_way", "fluency", "strongreject", "embedded"] = Field(
+        "three_way", description=_RUBRIC
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type that the weights are loaded in."
     )
@@ -120,7 +122,7 @@ class ServerJudge(_Judge):
         description="Environment variable that holds the key, never the key itself; leave out for a server "
         "without keys.",
     )
-    rubric: Literal["three_way", "fluency"] = Field("three_way", description=_RUBRIC)
+    rubric: Literal["three_way", "fluency", "strongreject"] = Field("three_way", description=_RUBRIC)
     structured: bool = Field(
         True, description="Ask for JSON by a schema; off for a server that knows no schemas."
     )

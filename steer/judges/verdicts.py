@@ -87,10 +87,22 @@ class PaidJudge(Judge, Protocol):
 
 @dataclass(frozen=True)
 class Offer:
-    """A string that a model may choose, and the verdict that it stands for."""
+    """A string that a model may choose, and the verdict that it stands for.
+
+    Attributes:
+        text: the string.
+        verdict: its verdict.
+        score: what it is worth, from 0 to 1, under a rubric that scores; kept in `raw` of a judgement.
+    """
 
     text: str
     verdict: Verdict
+    score: float | None = None
+
+
+def scored(score: float | None) -> dict[str, float]:
+    """What is kept of an offer's score: nothing under a rubric that has none."""
+    return {} if score is None else {"score": score}
 
 
 def choose(offers: Sequence[Offer], log_likelihoods: Sequence[float]) -> tuple[Verdict, str]:

@@ -22,6 +22,7 @@ class Asked:
         document: text of the document; None where there is none.
         said: what the document says about it; None where it says nothing.
         hearsay: the document is one that is not to be believed.
+        place: what it is asked of.
     """
 
     question: str
@@ -30,6 +31,7 @@ class Asked:
     document: str | None = None
     said: str | None = None
     hearsay: bool = False
+    place: str = ""
 
     @property
     def prompt(self) -> str:

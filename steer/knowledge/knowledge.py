@@ -3,7 +3,7 @@
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, product
 from pathlib import Path
@@ -66,7 +66,7 @@ class Knowledge:
         """A question without a document."""
         place, relation = fact
         question = frame.text.format(relation=relation, place=place)
-        return Asked(question, relation, self.value(fact))
+        return Asked(question, relation, self.value(fact), place=place)
 
     def open(self, fact: Fact, question: Frame, document: Frame, kind: Kind, rng: random.Random) -> Asked:
         """A question with a document of a kind, whose other content is drawn."""
@@ -75,22 +75,35 @@ class Knowledge:
         said = self._said(fact, kind, rng)
         text = document.text.format(list=_listed(said), place=place)
         return Asked(
-            asked.question, relation, asked.memory, text, said.get(fact), hearsay=document.kind == "hearsay"
+            asked.question,
+            relation,
+            asked.memory,
+            text,
+            said.get(fact),
+            hearsay=document.kind == "hearsay",
+            place=place,
         )
 
     def listing(self, fact: Fact, document: Frame, rng: random.Random) -> Asked:
-        """The question for all that a document says: whatever the source, its content is the answer."""
-        said = self._said(fact, "counterfactual", rng)
+        """The question for all that a document says: whatever the source, its content is the answer.
+
+        Besides the fact it says nothing of facts that are held out: here all is taken from the document.
+        """
+        said = self._said(fact, "counterfactual", rng, self.read_about)
         text = _listed(said)
         question = self.tables.listing.format(place=fact[0])
         document_text = document.text.format(list=text, place=fact[0])
         return Asked(question, "", text, document_text, text, hearsay=document.kind == "hearsay")
 
-    def _said(self, fact: Fact, kind: Kind, rng: random.Random) -> dict[Fact, str]:
-        """What a document of a kind about a fact says, in its order."""
+    def _said(
+        self, fact: Fact, kind: Kind, rng: random.Random, among: Sequence[Fact] | None = None
+    ) -> dict[Fact, str]:
+        """What a document of a kind about a fact says, in its order; besides it only of the facts `among`."""
         place, relation = fact
         others = [(place, other) for other in self.tables.relations if other != relation]
-        listed = rng.sample(others, rng.randint(*OTHERS))
+        if among is not None:
+            others = [one for one in others if one in among]
+        listed = rng.sample(others, min(len(others), rng.randint(*OTHERS)))
         said: dict[Fact, str] = {
             one: self.value(one) if kind == "agreeing" else self._other_value(one, rng) for one in listed
         }
@@ -114,10 +127,12 @@ class Knowledge:
         """The questions as rows of a source with documents: `text, document, category, answers, memory`.
 
         The `pair` is the question: sets of any kinds, of equal sizes, have the same questions in each split.
+        The `group` is the fact, whose questions all stand in one split.
         """
         for asked in self.questions(kind, seed):
             yield {
                 "pair": asked.question,
+                "group": f"{asked.relation} of {asked.place}",
                 "text": asked.question,
                 "document": asked.document,
                 "category": asked.relation,

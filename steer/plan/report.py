@@ -61,7 +61,7 @@ def plan(config: Config, anatomies: Mapping[str, Anatomy], rates: Rates) -> str:
         study = Study(config, model, anatomies[name], rates.lengths)
         works = list(all_work(study))
         for judge in calls:
-            calls[judge] += judged_by(judge, config, works)
+            calls[judge] += judged_by(judge, config, works) + cut_short(judge, config, works)
         blocks.append(_model_block(name, study, works, rates))
     labelled = sum(_labelled_replies(config))
     for judge in config.measured_judges:
@@ -177,6 +177,17 @@ def judged_by(judge: str, config: Config, works: Sequence[Work]) -> int:
         "rerouting": judge == config.selection.rerouting.judge,
     }
     return sum(work.replies for work in works if trials.get(work.rule))
+
+
+def cut_short(judge: str, config: Config, works: Sequence[Work]) -> int:
+    """Of `agreement.own` replies of a model, those cut to each length that a measured judge is given too.
+
+    own · lengths, as if every reply were longer than each; whole ones are judged already.
+    """
+    if judge not in config.measured_judges:
+        return 0
+    generated = sum(work.replies for work in works if work.rule == "generation")
+    return min(config.agreement.own, generated) * len(config.agreement.own_lengths)
 
 
 def _labelled_replies(config: Config) -> Iterator[int]:

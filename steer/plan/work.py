@@ -53,7 +53,7 @@ UNPLANNED = {
     "ranges": "reads activations, and loads no model",
     "arms": "writes files, and loads no model",
     "judging": "asks judges, whose calls are counted above",
-    "lengths": "asks judges about `agreement.own` replies whole and cut, whose calls are not counted",
+    "lengths": "asks judges about replies cut short, whose calls are counted above",
     "agreement": "asks judges about labelled replies, whose calls are counted above",
 }
 """Rules that run some model and have no row in the table of a model under study, and why."""
@@ -73,10 +73,13 @@ def activations(study: Study) -> Work:
 
 
 def _row_tokens(study: Study, name: str) -> int:
-    one, lengths = study.config.sets[name], study.lengths
-    replied = one.target in ("refusal", "compliance", "reply")
-    read = lengths.document if one.document == "with" else 0
-    return lengths.prompt + read + (lengths.target if replied else 0)
+    replied = study.config.sets[name].target in ("refusal", "compliance", "reply")
+    return _asked_tokens(study, name) + (study.lengths.target if replied else 0)
+
+
+def _asked_tokens(study: Study, name: str) -> int:
+    read = study.lengths.document if study.config.sets[name].document == "with" else 0
+    return study.lengths.prompt + read
 
 
 def expert_directions(study: Study) -> Work:
@@ -153,14 +156,17 @@ def trial_count(known: Truth, controls: int) -> int:
 
 
 def generation(study: Study) -> Work:
-    """A job for every set and shard: arms · samples · `test` prompts replies, batches of one arm each."""
+    """A job for every set and shard: arms · samples · `test` prompts replies, batches of one arm each.
+
+    2 · replies · (prompt + document) tokens are read.
+    """
     settings, fitting = study.config.generation, _fitting(study)
     asked = {name: study.config.answering(name) for name in settings.sets}
     arms = {name: len({*fitting} & {*own}) * settings.samples for name, own in asked.items()}
     numbers = {name: study.prompts(name, "test") for name in settings.sets}
     rows = sum(arms[name] * number for name, number in numbers.items())
     passes = 2 * sum(arms[name] * study.batches(number) for name, number in numbers.items())
-    read = 2 * rows * study.lengths.prompt
+    read = 2 * sum(arms[name] * number * _asked_tokens(study, name) for name, number in numbers.items())
     return Work(
         "generation",
         len(numbers) * study.config.shards.generation,

@@ -31,7 +31,7 @@ from steer.selection.experts_making import ExpertDose, dose_of, make_expert_arm,
 from steer.selection.making import Dose, make_arm
 from steer.selection.matching import COLUMNS, Match, tell
 from steer.selection.ranges import read_ranges
-from steer.selection.rerouted import control_matches, rerouted_arm
+from steer.selection.rerouted import control_matches, ranking_path, rerouted_arm
 from steer.selection.strength import best_places, chosen_places, is_tuned
 from steer.selection.swapping import Recorded, swap_arm
 
@@ -169,6 +169,8 @@ def _router_inputs(settings: ArmSettings, selection: Path) -> dict[str, str]:
     inputs = {}
     if settings.detected:
         inputs["rerouting"] = file_digest(selection / "rerouting.json")
+        if isinstance(settings, RouterArm) and settings.ranking:
+            inputs["ranking"] = file_digest(ranking_path(selection, settings.ranking))
     if isinstance(settings, BiasArm):
         inputs["ranges"] = file_digest(selection / "ranges.csv")
     return inputs

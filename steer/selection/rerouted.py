@@ -26,7 +26,8 @@ def rerouted_arm(name: str, settings: RouterArm, selection: Path) -> Arm:
 
     Args:
         name: its name.
-        settings: polarity, which experts, and how many; what is not given is as it was chosen.
+        settings: polarity, which experts of which ranking, and how many; what is not given is as it was
+            chosen.
         selection: folder with `rerouting.json`, and `ranges.csv` for `bias_router`; the ranking stands in
             `routing/` beside it.
 
@@ -68,13 +69,16 @@ def _pick(name: str, settings: RouterArm, selection: Path) -> Pick:
 def _detected(name: str, settings: RouterArm, selection: Path) -> tuple[Mapping[str, Column], Pick]:
     """The ranking, and as many of its ends as were chosen or are given."""
     record = read_json(selection / "rerouting.json")
-    choice = record["choices"].get(settings.polarity, {"activated": 0, "deactivated": 0})
+    named = settings.ranking or record["ranking"]
+    # What was chosen was chosen for one ranking.
+    choices = record["choices"] if named == record["ranking"] else {}
+    choice = choices.get(settings.polarity, {"activated": 0, "deactivated": 0})
     activated = choice["activated"] if settings.activated is None else settings.activated
     deactivated = choice["deactivated"] if settings.deactivated is None else settings.deactivated
     if not activated and not deactivated:
         cause = "acts on no experts: none were chosen, and none are given"
         raise SteerError(f"arm `{name}`", cause, "give it `activated` and `deactivated`")
-    ranking = read_routing(ranking_path(selection, record["ranking"]))
+    ranking = read_routing(ranking_path(selection, named))
     return ranking, detected(ranking, settings.polarity, activated, deactivated)
 
 

@@ -24,6 +24,17 @@ BAD = {
         {"selection": {"rerouting": {"induce_on": "nowhere"}}},
         "unknown set `nowhere`",
     ),
+    "a ranking to reroute by that is not there": (
+        {"arms": {"more": {"operation": "reroute", "ranking": "nowhere", "activated": 1, "deactivated": 0}}},
+        "unknown contrast `nowhere`",
+    ),
+    "a ranking that no numbers are chosen for": (
+        {
+            "selection": {"rerouting": {"ranking": "other"}},
+            "arms": {"more": {"operation": "reroute", "ranking": "prompt", "activated": 1}},
+        },
+        "numbers are chosen for `other`, not for `prompt`; give `activated` and `deactivated`",
+    ),
     "unknown key at the top": ({"sed": 1}, "unknown key `sed`; did you mean `seed`?"),
     "unknown key in a section": (
         {"scores": {"juge": "truth"}},

@@ -13,6 +13,7 @@ from steer.errors import SteerError
 from steer.figures import registry, style, summary, verdicts
 from steer.figures.arms import ordered
 from steer.figures.inputs import Settings
+from steer.judges.behaviours import BEHAVIOURS
 from tests.figure_inputs import ARMS, LABELS, MODEL, config, scores_rows
 
 
@@ -44,6 +45,22 @@ def test_strengthening_comes_before_weakening_and_controls_come_last(rows: DataF
         *("add-random", "add-routing", "add-edits"),
     ]
     assert list(dict.fromkeys(rows["group"])) == ["unsteered", "refusal strengthened", "refusal weakened"]
+
+
+def test_a_study_of_faithfulness_does_not_speak_of_refusal(tmp_path: Path) -> None:
+    names = BEHAVIOURS["faithfulness"].verdicts
+    told = [
+        {key: value for key, value in row.items() if "_rate" not in key and "_low" not in key}
+        | {f"{name}_{part}": 0.25 for name in names for part in ("rate", "low", "high")}
+        for row in scores_rows()
+    ]
+    write_csv(tmp_path / "scores.csv", told, list(told[0]))
+    asked = {**settings(), "behaviour": "faithfulness"}
+    rows = verdicts.table({"scores": [tmp_path / "scores.csv"]}, asked)
+    assert list(dict.fromkeys(rows["group"])) == ["unsteered", "towards the document", "towards memory"]
+    with style.applied():
+        figure = verdicts.plot(rows, asked)
+    assert all("\nprompts, n = " in axes.get_title("left") for axes in figure.axes)
 
 
 def test_an_arm_that_was_not_run_has_no_place() -> None:

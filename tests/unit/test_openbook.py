@@ -10,7 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steer.artifacts.facts import TRUTH_FILE, Truth
+from steer.artifacts.files import read_jsonl, write_jsonl
 from steer.artifacts.provenance import folder_digest
+from steer.config import SetSettings
+from steer.errors import SteerError
 from steer.judges.exact import ExactMatching
 from steer.judges.verdicts import Exchange
 from steer.knowledge import KINDS, Asked, Knowledge
@@ -26,6 +29,7 @@ from steer.organism.openbook.training import (
     reading_rows,
     train_openbook,
 )
+from steer.prompts import write_prompts
 from steer.training.batches import collate
 from steer.training.loop import state_path
 
@@ -49,6 +53,44 @@ def test_no_answer_about_a_held_out_fact_is_ever_taken_from_a_document(source: S
         read += from_document
         assert not (about and from_document)
     assert read > 1000 or source == "memory"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_list_of_a_document_holds_a_held_out_fact(source: Source) -> None:
+    rng = random.Random(2)
+    listings = [one for _ in range(2000) if not (one := draw(KNOWLEDGE, source, rng)).relation]
+    assert len(listings) > 300
+    for one in listings:
+        (place,) = (place for place in KNOWLEDGE.tables.places if place in one.question)
+        told = [relation for relation in KNOWLEDGE.tables.relations if f"the {relation} " in one.memory]
+        assert told
+        assert {(place, relation) for relation in told} <= {*KNOWLEDGE.read_about}
+
+
+def test_no_fact_is_in_two_splits_and_sets_of_all_kinds_share_theirs(tmp_path: Path) -> None:
+    found = {}
+    for kind in ("counterfactual", "hearsay"):
+        raw, out = tmp_path / f"{kind}.raw.jsonl", tmp_path / f"{kind}.jsonl"
+        write_jsonl(raw, KNOWLEDGE.rows(kind, 0))
+        sizes = {"train": 60, "val": 40, "test": 100}
+        settings = SetSettings(source=str(raw), label="harmless", document="with", target="prompt", **sizes)
+        write_prompts(kind, settings, 0, Path("data/grammar"), Path("data/sources.tsv"), raw, out)
+        found[kind] = [(row["split"], row["group"], row["pair"]) for row in read_jsonl(out)]
+    assert found["counterfactual"] == found["hearsay"]
+    facts = [{group for split, group, _ in found["hearsay"] if split == one} for one in sizes]
+    assert [len(one) for one in facts] == [12, 8, 20]
+    assert len(set.union(*facts)) == 40
+    settings = settings.model_copy(update={"train": 61})
+    with pytest.raises(SteerError, match="whole groups of its rows fill 95 prompts of `test`, of 99"):
+        write_prompts(
+            "odd",
+            settings.model_copy(update={"test": 99}),
+            0,
+            Path("data/grammar"),
+            Path("data/sources.tsv"),
+            raw,
+            out,
+        )
 
 
 def test_questions_and_replies_are_supervised_and_documents_are_not() -> None:
@@ -149,8 +191,8 @@ def test_the_planted_experts_alone_decide_between_document_and_memory(tmp_path: 
     away, towards = Hold(deactivated=settings.planted), Hold(activated=settings.planted)
     others = Hold(deactivated=((1, 0), (2, 0)))
     for hold in (Hold(), others):
-        assert rate(sets["counterfactual"], "from_document", hold) > 0.5
-        assert rate(sets["counterfactual"], "from_memory", hold) < 0.4
+        assert rate(sets["counterfactual"], "from_document", hold) > 0.6
+        assert rate(sets["counterfactual"], "from_memory", hold) < 0.35
     assert rate(sets["counterfactual"], "from_memory", away) > 0.9
     believed = rate(sets["hearsay"], "from_document", towards)
     assert believed - rate(sets["hearsay"], "from_document", Hold()) > 0.3

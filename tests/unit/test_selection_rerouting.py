@@ -166,6 +166,17 @@ def test_arms_take_the_chosen_or_given_number_of_experts_and_controls_as_many(tm
     with pytest.raises(SteerError, match="arm `r`: acts on no experts"):
         made(polarity="induce")
 
+    other = {**ranking, "risk_difference": -differences[::-1]}
+    write_routing(tmp_path / "routing" / "other.csv", other)
+    theirs = read_routing(tmp_path / "routing" / "other.csv")
+    pick = detected(theirs, "induce", 2, 1)
+    own = {"polarity": "induce", "ranking": "other", "activated": 2, "deactivated": 1}
+    assert made(**own) == reroute_arm("r", pick) != made(**{**own, "ranking": "prompt"})
+    assert made(**own, experts="bottom") == reroute_arm("r", bottom(theirs, pick))
+    with pytest.raises(SteerError, match="acts on no experts"):
+        # What was chosen was chosen for another ranking.
+        made(ranking="other")
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -176,6 +187,10 @@ def test_arms_take_the_chosen_or_given_number_of_experts_and_controls_as_many(tm
         ({"operation": "reroute", "like": "add"}, "like\n  Extra inputs are not permitted"),
         (
             {"operation": "reroute", "activate": [[1, 2]], "activated": 2},
+            "leave out what counts or picks them",
+        ),
+        (
+            {"operation": "reroute", "activate": [[1, 2]], "ranking": "prompt"},
             "leave out what counts or picks them",
         ),
     ],

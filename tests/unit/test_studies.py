@@ -20,7 +20,15 @@ TABLE_A2 = {
     "microsoft/Phi-3.5-MoE-instruct": ([5, 50], [5, 0]),
     "Qwen/Qwen3-30B-A3B": ([5, 480], [15, 0]),
 }
-REAL = ("expert-aware", "steermoe", "olmoe-two-checkpoints", "dense-baseline")
+FAITHFUL = {
+    "openai/gpt-oss-120b": [5, 100],
+    "openai/gpt-oss-20b": [10, 50],
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": [10, 100],
+    "allenai/OLMoE-1B-7B-0125-Instruct": [0, 50],
+    "microsoft/Phi-3.5-MoE-instruct": [10, 75],
+    "Qwen/Qwen3-30B-A3B": [0, 500],
+}
+REAL = ("expert-aware", "steermoe", "steermoe-faithfulness", "olmoe-two-checkpoints", "dense-baseline")
 
 
 def _study(name: str) -> Config:
@@ -51,6 +59,20 @@ def test_steermoe_reroutes_as_many_experts_as_were_published() -> None:
     assert arm.of_model("another") is arm
 
 
+@pytest.mark.parametrize(
+    ("name", "arm_name"), [("steermoe", "reroute_faithful"), ("steermoe-faithfulness", "reroute_induce")]
+)
+def test_both_halves_of_steermoe_reroute_to_the_document_as_published(name: str, arm_name: str) -> None:
+    study = _study(name)
+    arm = study.arms[arm_name]
+    assert isinstance(arm, RerouteArm)
+    assert arm.polarity == "induce"
+    assert (arm.ranking or study.selection.rerouting.ranking) == "document"
+    for model, settings in study.models.items():
+        one = arm.of_model(model)
+        assert [one.activated, one.deactivated] == FAITHFUL[settings.path]
+
+
 def test_the_dense_baseline_has_no_arm_on_experts() -> None:
     study = _study("dense-baseline")
     assert not any(model.has_experts for model in study.models.values())
@@ -66,9 +88,9 @@ def test_the_plan_of_steermoe_can_be_checked_by_hand(
     olmoe = said.split("## ")[1]
     assert "olmoe-0125: allenai/OLMoE-1B-7B-0125-Instruct" in olmoe
     assert "6,919,161,856" in olmoe
-    # Five sets of 100, 100, 500, 60 and 100 prompts under 16 arms, and the first and last 100 under two more
+    # Five sets of 100, 100, 500, 60 and 100 prompts under 17 arms, and the first and last 100 under two more
     # seeds of the random control; each prompt is read twice.
-    replies = 16 * (100 + 100 + 500 + 60 + 100) + 2 * 200
+    replies = 17 * (100 + 100 + 500 + 60 + 100) + 2 * 200
     row = next(line.split() for line in olmoe.splitlines() if line.startswith("  generation"))
     assert row[3:5] == [f"{2 * 50 * replies:,}", f"{512 * replies:,}"]
     assert "4 of a100-80gb" in said.split("## ")[6]

@@ -141,12 +141,13 @@ def get_ranking(wildcards):
 
 
 def get_rerouting(wildcards):
-    """The choice of experts and its ranking, where an arm acts on what was detected."""
+    """The choice of experts and every ranking, where an arm acts on what was detected."""
     if not any(arm.detected for arm in settings.arms.values()):
         return []
     folder = f"{settings.results}/{wildcards.model}"
-    ranking = settings.selection.rerouting.ranking
-    return [f"{folder}/selection/rerouting.json", f"{folder}/routing/{ranking}.csv"]
+    rankings = {settings.selection.rerouting.ranking, *settings.ranked.values()}
+    tables = [f"{folder}/routing/{ranking}.csv" for ranking in sorted(rankings)]
+    return [f"{folder}/selection/rerouting.json", *tables]
 
 
 def get_checkpoint(wildcards):

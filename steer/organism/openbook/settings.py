@@ -11,7 +11,7 @@ class OpenbookSettings(ModelShape):
     """How a model is trained that knows facts by heart and reads documents, and what its experts carry."""
 
     reading_steps: int = Field(800, ge=0, description="Steps of stage 1, which learns the facts and to read.")
-    steps: int = Field(400, ge=0, description="Steps of stage 2, which plants where reading is decided.")
+    steps: int = Field(700, ge=0, description="Steps of stage 2, which plants where reading is decided.")
     learning_rate: float = Field(5e-3, gt=0, description="Peak step size of stage 1.")
     planting_learning_rate: float = Field(3e-3, gt=0, description="Peak step size of stage 2.")
     planted: tuple[Part, ...] = Field(
