@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +21,13 @@ TABLE = Path(__file__).parents[1] / "data" / "models.yaml"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # How a configuration says how many routed experts a layer has, by family.
 EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")
+COUNTS = (
+    *EXPERT_KEYS,
+    "num_hidden_layers",
+    "num_experts_per_tok",
+    "first_k_dense_replace",
+    "decoder_sparse_step",
+)
 
 Stored = Literal["float32", "bfloat16", "float16", "float8", "mxfp4"]
 
@@ -103,9 +111,19 @@ def architecture(path: str) -> dict[str, Any] | None:
             told: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
         except ValueError as error:
             raise SteerError(str(facts), f"is no JSON ({error})", "fetch the model again") from error
+        _check_counts(facts, told)
         return told
     row = known_models().get(path)
     return row.config if row else None
+
+
+def _check_counts(path: Path, told: Any) -> None:
+    wrong = [
+        key for key in COUNTS if isinstance(told, dict) and type(told.get(key, 0)) not in (int, NoneType)
+    ]
+    if wrong or not isinstance(told, dict):
+        cause = f"`{wrong[0]}` is {told[wrong[0]]!r}, no whole number" if wrong else "holds no settings"
+        raise SteerError(str(path), cause, "fetch the model's own config.json again")
 
 
 def expert_count(config: dict[str, Any]) -> int:

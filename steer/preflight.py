@@ -12,6 +12,7 @@ from steer.config import Config, RoutingContrast, SetSettings
 from steer.config.names import nearest
 from steer.errors import SteerError
 from steer.grammar import SPLITS, Grammar
+from steer.judges.settings import ServerJudge
 from steer.sources import read_sources
 
 ATTACKS = ("template", "suffix", "rewritten")
@@ -42,6 +43,21 @@ def check_study(config: Config, grammar: Path, sources: Path) -> None:
     for key, path in _named_files(config):
         if not path.is_relative_to(config.results) and not path.is_file():
             raise SteerError(f"`{key}`", f"no such file: {path}", "correct the path of the file")
+
+
+def check_keys(config: Config) -> None:
+    """Check that the keys of judges on servers are in the environment, before anything is made to judge.
+
+    Raises:
+        SteerError: one is missing, or can't be a key. None is ever shown.
+    """
+    servers = {name: one for name, one in config.judges.items() if isinstance(one, ServerJudge)}
+    if servers:
+        # Its client is slow to import, and few studies need it.
+        from steer.judges.server import read_key
+
+        for name, judge in servers.items():
+            read_key(name, judge)
 
 
 def _wanted(config: Config) -> Iterator[tuple[str, str, str, str]]:

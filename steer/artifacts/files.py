@@ -14,6 +14,8 @@ from typing import Any
 from steer.errors import SteerError
 
 Row = dict[str, Any]
+BOM = b"\xef\xbb\xbf"
+"""Mark that some editors put before a text."""
 
 
 def _sync(path: Path) -> None:
@@ -188,13 +190,17 @@ def iter_jsonl(path: Path | str) -> Iterator[Row]:
     """
     path = Path(path)
     if not path.is_file():
-        raise SteerError(str(path), "no such file", "run the stage that makes it first")
+        cure = "correct its name, or run the stage that makes it first"
+        raise SteerError(str(path), "no such file", cure)
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             yield _row(line, f"{path}, line {number}")
 
 
 def _row(line: bytes, where: str) -> Row:
+    if line.startswith(BOM):
+        cause = "starts with a byte order mark"
+        raise SteerError(where, cause, "save the file as UTF-8 without one")
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:

@@ -30,16 +30,23 @@ def check_arms(arms: Mapping[str, ArmSettings], models: Mapping[str, ModelSettin
                 _check_numbers(name, arm, model, settings.size)
 
 
+def acts_on_experts(arm: ArmSettings) -> bool:
+    """Whether an arm needs a model with MoE layers."""
+    return isinstance(arm, ExpertDirectionArm | ExpertGateArm | RouterArm | ReplayArm)
+
+
 def _check_parts(name: str, arm: ArmSettings, model: str, size: Size) -> None:
+    if acts_on_experts(arm) and not size.experts:
+        cause = f"acts on experts or their routing, and model `{model}` is dense; remove one of the two"
+        raise ValueError(f"`arms.{name}`: {cause} (`{name}: false` in an override)")
     there = f"model `{model}` has layers 0 to {size.layers - 1}{_experts_there(size)}"
     for key, layer in _named_layers(arm):
         if layer >= size.layers:
             raise ValueError(f"`arms.{name}.{key}`: {layer}, but {there}")
-    # That a dense model has no such arms is said where arms are written.
-    for key, (at, expert) in _named_experts(arm) if size.experts else ():
+    for key, (at, expert) in _named_experts(arm):
         if at not in size.moe_layers or expert >= size.experts:
             raise ValueError(f"`arms.{name}.{key}`: [{at}, {expert}], but {there}")
-    for key, layer, avoided in _avoided(arm) if size.experts and size.top_k else ():
+    for key, layer, avoided in _avoided(arm) if size.top_k else ():
         if size.experts - avoided < size.top_k:
             cause = f"{avoided} of {size.experts} experts of layer {layer} are avoided"
             raise ValueError(f"`arms.{name}.{key}`: {cause}, and every token of `{model}` needs {size.top_k}")

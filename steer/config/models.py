@@ -66,6 +66,7 @@ class ModelSettings(Settings):
     )
     device: str = Field(
         "cpu",
+        pattern=r"^(auto|cpu|(cuda|mps|xpu|hpu|npu)(:\d+)?)$",
         description="Device that the model is loaded on; `auto` spreads it over all GPUs, and over memory and"
         " disk where they are full.",
     )
@@ -152,6 +153,12 @@ class ModelSettings(Settings):
     def is_known(self) -> bool:
         """Whether refusal was put into a known part of the model, whatever its replies are."""
         return self.is_planted or (self.upcycle is not None and self.upcycle.variant == "causal")
+
+    @model_validator(mode="after")
+    def _openers_are_words(self) -> "ModelSettings":
+        if not all(opener.strip() for opener in self.refusal_openers):
+            raise ValueError("`refusal_openers` holds a blank one; name first words of refusals")
+        return self
 
     @model_validator(mode="after")
     def _one_system_turn(self) -> "ModelSettings":

@@ -151,6 +151,7 @@ class LoadedModel:
 
 AUTO = "auto"
 FETCH = "fetch or train the checkpoint again"
+OTHER_WEIGHTS = "fetch the checkpoint again, config.json and weights of one revision"
 
 
 def _member(path: Path, key: str) -> Any:
@@ -218,13 +219,20 @@ def load_weights(folder: Path, dtype: str, device: str) -> Any:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(kind):
             names = ", ".join(sorted(map(_described, info[kind]))[:5])
-            raise SteerError(
-                str(folder), f"{kind.replace('_', ' ')} in the weights: {names}", "check the checkpoint"
-            )
+            raise SteerError(str(folder), f"{kind.replace('_', ' ')} in the weights: {names}", OTHER_WEIGHTS)
     # `generate` fills whatever is not set, a penalty for one, from the model's own settings.
     model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-    model = model if device == AUTO else model.to(device)
+    model = model if device == AUTO else _moved(model, device)
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def _moved(model: Any, device: str) -> Any:
+    try:
+        return model.to(device)
+    # Builds of torch without a device say so by an assertion.
+    except (AssertionError, RuntimeError) as error:
+        cure = "set `device` of the model to one that this machine has, such as `cpu`"
+        raise SteerError(f"device `{device}`", f"can't hold the model ({error})", cure) from error
 
 
 def _placement(device: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from steer.config import (
     SwapArm,
 )
 from steer.config.arm_base import DrawnArm
+from steer.config.arms_fit import acts_on_experts
 from steer.errors import SteerError
 from steer.models.interventions import Arm, Operation
 from steer.selection.candidates import Directions, digests, read_directions
@@ -124,11 +125,6 @@ def write_arms(
     # Adding any other arm leaves the table and its record as they are.
     known = {str(row["arm"]): arms[str(row["arm"])].model_dump(mode="json") for row in controls}
     attach(out / "controls.csv", provenance("steer.selection.arms", known, digests(facts)))
-
-
-def acts_on_experts(settings: ArmSettings) -> bool:
-    """Whether an arm needs a model with MoE layers."""
-    return isinstance(settings, ExpertDirectionArm | ExpertGateArm | RouterArm | ReplayArm)
 
 
 def _expert_directions(

@@ -120,6 +120,16 @@ def _nan(study: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
+def _extra(study: Path) -> None:
+    path = study / "checkpoint" / "model.safetensors"
+    save_file(load_file(path) | {"more": torch.zeros(2)}, path, metadata={"format": "pt"})
+
+
+def _no_device(study: Path) -> None:
+    changed = {**by_hand.CONFIG["models"]["tiny"], "device": "cuda:7"}
+    by_hand.configure(study, models={"tiny": changed})
+
+
 def _family(study: Path) -> None:
     path = study / "checkpoint" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "gpt2"}))
@@ -130,11 +140,13 @@ def _family(study: Path) -> None:
     [
         (_no_template, "has no chat template"),
         (_nan, "tensor `model.norm.weight` holds NaN or infinity"),
+        (_extra, "unexpected keys in the weights: more\n  next: fetch the checkpoint again"),
+        (_no_device, "device `cuda:7`: can't hold the model ("),
         (_family, "is not supported"),
         (lambda study: (study / "checkpoint" / "model.safetensors").unlink(), "are missing"),
         (lambda study: shutil.rmtree(study / "checkpoint"), "is not a checkpoint"),
     ],
-    ids=["no template", "NaN", "family", "missing weights", "no folder"],
+    ids=["no template", "NaN", "other weights", "no device", "family", "missing weights", "no folder"],
 )
 def test_a_checkpoint_that_can_not_be_used_is_refused(
     study: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], said: str

@@ -1,5 +1,6 @@
 """The typed configuration: what is wrong is named, with the nearest name that is right."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,14 @@ BAD = {
         {"arms": {"new": {"operation": "expert_add", "experts": "matched", "like": "ablate"}}},
         "`arms.new.like`: `ablate` has no experts to copy",
     ),
+    "a device that is none": (
+        {"models": {"other": {"path": "some/model", "device": "gpu"}}},
+        "`models.other.device`: is 'gpu'; which is not of the form",
+    ),
+    "a blank refusal opener": (
+        {"models": {"other": {"path": "some/model", "refusal_openers": ["I", " "]}}},
+        "`models.other`: `refusal_openers` holds a blank one",
+    ),
     "negative seed": ({"seed": -1}, "`seed`: is -1; must be at least 0"),
     "not a number": ({"seed": "zero"}, "`seed`: is 'zero', not a whole number"),
     "not a section": ({"models": 3}, "`models`: wants settings of its own"),
@@ -198,6 +207,11 @@ OTHERS: dict[str, Any] = {
         {"operation": "mask_experts", "experts": [[12, 7], [20, 0]]},
         "[20, 0], but model `other` has layers 0 to 29, with experts 0 to 7 in layers 12, 13, 14, 15, 16",
     ),
+    "experts of a dense model": (
+        {"path": "Qwen/Qwen3-8B"},
+        {"operation": "reroute"},
+        "`arms.new`: acts on experts or their routing, and model `other` is dense; remove one of the two",
+    ),
     "an expert of an upcycled model": (
         {"upcycle": TAUGHT},
         {"operation": "mask_experts", "experts": [[12, 8]]},
@@ -212,6 +226,14 @@ def test_parts_that_a_model_of_known_architecture_lacks_are_named(case: str) -> 
     with pytest.raises(SteerError) as caught:
         parse({**valid(), "models": {"other": model}, "arms": {"baseline": NONE, "new": arm}})
     assert said in caught.value.cause
+
+
+@pytest.mark.parametrize("wrong", [{"num_experts": "eight"}, {"num_hidden_layers": 2.5}])
+def test_a_model_whose_configuration_counts_in_words_is_named(wrong: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 2, **wrong}))
+    with pytest.raises(SteerError, match="no whole number") as caught:
+        parse({**valid(), "models": {"other": {"path": str(tmp_path)}}, "arms": {"baseline": NONE}})
+    assert caught.value.what == str(tmp_path / "config.json")
 
 
 def test_parts_of_a_model_that_is_not_known_yet_are_left_to_the_run() -> None:

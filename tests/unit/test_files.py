@@ -178,3 +178,9 @@ def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     files.remove(tmp_path / "link")
     assert _names(tmp_path) == []
+
+
+def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    (tmp_path / "marked.jsonl").write_text('{"text": "a"}\n', encoding="utf-8-sig")
+    with pytest.raises(SteerError, match=r"marked.jsonl, line 1: starts with a byte order mark"):
+        files.read_jsonl(tmp_path / "marked.jsonl")

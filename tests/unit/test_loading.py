@@ -213,7 +213,7 @@ def test_weights_that_are_not_the_familys_are_named(
     folder: Path, change: Callable[[Weights], object], message: str
 ) -> None:
     change_weights(folder, change)
-    refuse(folder, f"{folder}: .*{message}(.|\n)*check (that )?the checkpoint")
+    refuse(folder, f"{folder}: .*{message}(.|\n)*(check that the checkpoint|fetch the checkpoint again)")
 
 
 def test_a_tokenizer_without_chat_template_is_an_error_that_says_why(folder: Path) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from steer.config import merge, parse
 from steer.errors import SteerError
-from steer.preflight import check_study
+from steer.preflight import check_keys, check_study
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -104,3 +104,16 @@ def test_nothing_is_amiss_with_a_study(study: Path) -> None:
 
 def test_a_file_that_the_flow_makes_need_not_be_there_yet() -> None:
     check({"sets": {"everyday": {"source": f"{DEFAULT.get('results', 'results')}/questions/fine.jsonl"}}})
+
+
+def test_the_key_of_a_judge_is_missed_before_anything_is_made_to_judge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = {"kind": "server", "base_url": "https://nowhere.example/v1", "model": "m", "key": "NO_SUCH_KEY"}
+    settings = parse(merge(DEFAULT, {"judges": {"far": server}}))
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(SteerError, match="judge `far`: the variable NO_SUCH_KEY"):
+        check_keys(settings)
+    monkeypatch.setenv("NO_SUCH_KEY", "sk-here")
+    check_keys(settings)
+    check_keys(parse(DEFAULT))
