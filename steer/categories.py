@@ -73,10 +73,10 @@ def category_rows(
         for (category, is_seen), members in groups.items():
             treated = {prompt: mine[prompt] for prompt in members}
             row: Row = {"arm": arm, "set": set_name, "judge": judge, "category": category, "seen": is_seen}
-            names = (set_name, judge, arm, category, str(is_seen))
-            row |= rates(list(treated.values()), method, *names)
+            row |= rates(list(treated.values()), method)
             if arm != BASELINE:
                 control = {prompt: verdicts[BASELINE][prompt] for prompt in members}
+                names = (set_name, judge, arm, category, str(is_seen))
                 row |= differences(treated, control, method, *names)
             if category == ALL_CATEGORIES:
                 row |= _unseen_less_seen(row, seen_row, method.behaviour)

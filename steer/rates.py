@@ -11,7 +11,7 @@ from steer import stats
 from steer.artifacts.files import Row
 from steer.artifacts.provenance import digest
 from steer.judges.behaviours import REFUSAL, Behaviour
-from steer.judges.verdicts import UNSCORED, Verdict
+from steer.judges.verdicts import UNSCORED
 from steer.told import Told, amount, scored, share
 
 BASELINE = "baseline"
@@ -60,39 +60,21 @@ def adjusted_columns(behaviour: Behaviour) -> tuple[str, ...]:
     return tuple(f"{verdict}_difference_p_holm" for verdict in behaviour.compared)
 
 
-def rates(prompts: Sequence[Told], method: Method, *names: str) -> Row:
-    """Counts in prompts, and shares of the replies that were scored, with intervals over prompts.
+def rates(prompts: Sequence[Told], method: Method) -> Row:
+    """Counts in prompts, and shares of the replies that were scored, with Wilson intervals over prompts.
 
-    Of one reply a prompt they are Wilson's. Of several samples a prompt counts as their shares, and its
-    samples stay together in a percentile bootstrap over prompts.
-
-    Args:
-        prompts: what was said of each.
-        method: how intervals are made.
-        names: what the row is known by; they and the verdict seed its resampling.
+    Samples of a prompt are not independent: how far prompts differ says how many replies they are worth.
     """
     row: Row = {"n": len(prompts), "unscored": amount(prompts, UNSCORED)}
+    told = [one for one in prompts if scored(one)]
+    replies = sum(len(one) - one.count(UNSCORED) for one in told)
     for verdict in method.behaviour.verdicts:
         row[verdict] = amount(prompts, verdict)
-        found = _rate(prompts, verdict, row, method, *names)
+        given = sum(one.count(verdict) for one in told)
+        shares = np.array([share(one, verdict) for one in told], dtype=np.float64)
+        found = stats.clustered(given, shares, replies, method.confidence)
         row |= dict(zip((f"{verdict}_rate", f"{verdict}_low", f"{verdict}_high"), found, strict=True))
     return row
-
-
-def _rate(prompts: Sequence[Told], verdict: Verdict, row: Row, method: Method, *names: str) -> stats.Interval:
-    told = [one for one in prompts if scored(one)]
-    # Where all prompts are alike no resample differs, and what is not known of other prompts is Wilson's.
-    if all(len(one) == 1 for one in prompts) or len({share(one, verdict) for one in told}) < 2:
-        return stats.wilson(row[verdict], row["n"] - row["unscored"], method.confidence)
-    totals, weights = (
-        np.array(counts, dtype=np.float64)
-        for counts in (
-            [one.count(verdict) for one in told],
-            [len(one) - one.count(UNSCORED) for one in told],
-        )
-    )
-    rng = method.rng(*names, verdict, "rate")
-    return stats.pooled_mean(totals, weights, rng, method.resamples, method.confidence)
 
 
 def differences(treated: Mapping[str, Told], control: Mapping[str, Told], method: Method, *names: str) -> Row:

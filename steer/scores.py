@@ -198,7 +198,7 @@ def _score_rows(
     for arm in _arms(replies):
         names = (set_name, judge, arm)
         row: Row = {"arm": arm, "set": set_name, "judge": judge}
-        row |= rates(list(told[arm].values()), method, *names)
+        row |= rates(list(told[arm].values()), method)
         row["coherence"] = 1 - row[f"{method.behaviour.broken}_rate"]
         row["restates_rate"] = _restates_rate(one for key, one in found.items() if key.arm == arm)
         row |= _mean_score({key: one for key, one in found.items() if key.arm == arm}, method, *names)

@@ -54,6 +54,35 @@ def wilson(successes: float | int, n: float | int, confidence: float = CONFIDENC
     return Interval(share, low, high)
 
 
+def clustered(
+    successes: int, clusters: Float[np.ndarray, " cluster"], n: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """A share of replies that come in clusters, with the interval of Wilson for their effective number.
+
+    That is p (1 - p) over the squared standard error of the clusters' mean (Kish 1965; Korn and Graubard
+    1998, Survey Methodology 24), but no fewer than the clusters and no more than the replies; the clusters
+    where all share 0 or 1. Of clusters of one reply it is Wilson's own. Close to 0 and 1 a bootstrap over
+    clusters is too narrow: over 60 prompts with three samples it holds a true 2 % in 88 to 90 cases of 100.
+
+    Args:
+        successes: of all replies.
+        clusters: the share of each cluster.
+        n: replies of all of them.
+        confidence: level of the interval.
+
+    Returns:
+        The interval; `UNDEFINED` without replies.
+    """
+    count = len(clusters)
+    if n == count:
+        return wilson(successes, n, confidence)
+    share, effective = successes / n, float(count)
+    if 0 < share < 1:
+        variance = float(clusters.var(ddof=1)) / count if count > 1 else 0.0
+        effective = min(float(n), max(effective, share * (1 - share) / variance)) if variance else float(n)
+    return wilson(share * effective, effective, confidence)
+
+
 def difference_of_shares(one: Interval, other: Interval) -> Interval:
     """How much larger one share is than another of other prompts, each given with its Wilson interval.
 

@@ -15,6 +15,8 @@ from steer.artifacts.facts import Truth, write_facts
 from steer.artifacts.files import write_csv, write_json, write_jsonl
 from steer.config import Config, parse
 from steer.figures.reproduction import COLUMNS
+from steer.judges.behaviours import REFUSAL
+from steer.pooling import pooled_columns
 from steer.recovery import RECOVERY_COLUMNS
 from steer.stats import wilson
 from tests.activation_sets import facts_named
@@ -70,7 +72,7 @@ def config(results: Path | str = "results", **changes: Any) -> Config:
         "sets": {name: {"source": "grammar", "label": label, "test": 50} for name, label in LABELS.items()},
         "arms": {**ARMS, **EXPERT_ARMS},
         "grammar": {"held_out": 2},
-        "generation": {"sets": list(LABELS)},
+        "generation": {"sets": list(LABELS), "temperature": 0.7, "samples": 3},
         "perplexity": {"sets": ["harmless"]},
         "capability": {"tasks": {"restates": {}}},
         "judges": {
@@ -411,6 +413,16 @@ def _write_judged(results: Path, folder: Path) -> None:
         )
     ]
     write_csv(folder / "recovery.csv", rows, RECOVERY_COLUMNS)
+    rate = {"": 0.8, "_low": 0.7, "_high": 0.86, "_sd": 0.04, "_each": "0.76 0.8 0.84"}
+    other = {"": 0.1, "_low": 0.05, "_high": 0.2, "_sd": 0.01, "_each": "0.09 0.1 0.11"}
+    rows = [
+        {"arm": arm, "over": over, "set": name, "judge": "truth", "seeds": 3, "n": 50}
+        | {f"refusal_rate{part}": value for part, value in rate.items()}
+        | {f"full_response_rate{part}": value for part, value in other.items()}
+        for arm, over in (("add-random", "seeds"), ("baseline", "samples"))
+        for name in ("harmful", "harmless")
+    ]
+    write_csv(folder / "pooled.csv", rows, pooled_columns(REFUSAL))
     rows = [
         {"set": name, "split": split, "prompts": 50, "other": other, "other_prompts": 50}
         | {"exact": 50 * (split == "train") * (name != other), "near": 2 * (split == "val"), "left_out": None}

@@ -60,6 +60,12 @@ FIGURES = {
         ("categories",),
         ("arms", "sets", "generation.sets", "scores"),
     ),
+    "pooled": Figure(
+        "Seeds and samples",
+        "1 Results",
+        ("pooled",),
+        ("generation.sets", "scores"),
+    ),
     "reproduction": Figure(
         "Published numbers and ours",
         "1 Results",

@@ -14,8 +14,8 @@ Inputs = Mapping[str, Sequence[Path]]
 Settings = Mapping[str, Any]
 
 
-def read_table(path: Path, columns: Sequence[str]) -> DataFrame:
-    """A CSV table that has `columns` and at least one row.
+def read_table(path: Path, columns: Sequence[str], *, empty: bool = False) -> DataFrame:
+    """A CSV table that has `columns` and at least one row, or, if it may be `empty`, none.
 
     Raises:
         SteerError: the file is missing, lacks a column or holds no row.
@@ -29,7 +29,7 @@ def read_table(path: Path, columns: Sequence[str]) -> DataFrame:
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise SteerError(str(path), f"has no column {', '.join(missing)}", "rebuild it with this version")
-    if table.empty:
+    if table.empty and not empty:
         raise SteerError(str(path), "has no row", "run the stage that makes it again")
     return table
 

@@ -32,6 +32,7 @@ INPUTS = {
     "lengths": "{results}/{model}/lengths.csv",
     "corrected": "{results}/{model}/corrected.csv",
     "recovery": "{results}/{model}/recovery.csv",
+    "pooled": "{results}/{model}/pooled.csv",
     "overlap": "{results}/overlap.csv",
     "pairing": "{results}/{model}/routing/pairing.csv",
     "held_out": "{results}/judges/{trained}/agreement.json",
@@ -77,11 +78,20 @@ def figures_of(config: Config) -> list[str]:
     drawn |= _about_judges(config)
     drawn["pairing"] = bool(config.paired)
     drawn["recovery"] = any(_is_told(config, *pair) for pair in config.recovered)
+    drawn["pooled"] = _is_drawn_again(config)
     used = [config.sets[name] for name in config.used_sets]
     drawn["overlap"] = len(used) > 1 and any(one.test for one in used)
     if config.behaviour != "refusal":
         drawn = {name: drawn[name] and name in OF_ANY_BEHAVIOUR for name in drawn}
     return [name for name in FIGURES if drawn[name]]
+
+
+def _is_drawn_again(config: Config) -> bool:
+    """Whether replies are sampled several times, or a set is answered by several seeds of a control."""
+    answering = [{*config.answering(name)} for name in config.generation.sets]
+    pools = config.pools.values()
+    again = any(len(own & {*members}) > 1 for own in answering for members in pools)
+    return config.generation.samples > 1 or again
 
 
 def _is_told(config: Config, part: str, whole: str, polarity: str) -> bool:

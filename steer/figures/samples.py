@@ -21,8 +21,8 @@ BODY = """
 {% else %}
 <p class="notice">Untrusted model output, shown as it was written; nothing of it was edited for safety.</p>
 {% endif %}
-<p class="faint">The first {{ samples }} test prompts of each set by their id; the same ones for every arm.
-Verdicts of judge “{{ judge }}”.</p>
+<p class="faint">The first {{ samples }} test prompts of each set by their id; the same ones for every arm,
+and of sampled replies the first. Verdicts of judge “{{ judge }}”.</p>
 {% for name, prompts in sets %}
 <h2>{{ name }}</h2>
 <table>
@@ -50,7 +50,8 @@ def _sampled(path: Path, samples: int) -> list[Row]:
 
 
 def _by_place(path: Path, ids: set[str]) -> dict[tuple[str, str], Row]:
-    rows = (row for row in iter_jsonl(path) if row["prompt_id"] in ids)
+    """Of sampled replies the first."""
+    rows = (row for row in iter_jsonl(path) if row["prompt_id"] in ids and not row.get("sample"))
     return {(row["arm"], row["prompt_id"]): row for row in rows}
 
 

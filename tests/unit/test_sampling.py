@@ -193,8 +193,8 @@ def test_greedy_replies_name_no_sample(study: Study) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"generation": {"samples": 3}}, "need a `temperature` above 0"),
-        ({"generation": {"top_p": 0.9}}, "need a `temperature` above 0"),
+        ({"generation": {"temperature": 0}}, "need a `temperature` above 0"),
+        ({"generation": {"temperature": 0, "samples": 1, "top_p": 0.9}}, "need a `temperature` above 0"),
         (
             {"generation": {"temperature": 0.7}, "models": {"big": {"path": "x", "engine": "vllm"}}},
             "model `big` has `engine: vllm`, which would draw other tokens",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from steer.artifacts.files import write_jsonl
 from steer.errors import SteerError
@@ -385,9 +386,12 @@ def test_samples_of_a_prompt_are_averaged_and_stay_together_in_resamples(
         assert (row["n"], row["unscored"]) == ("12", "0")
         assert float(row[F]) == pytest.approx(each.sum())
         assert float(row[f"{F}_rate"]) == pytest.approx(said.mean())
-        by_hand = [each[pick].mean() for pick in picks]
-        found = [float(row[f"{F}_{end}"]) for end in ("low", "high")]
-        assert found == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.02)
+        # The effective number of replies, from jackknifed means; its Wilson interval by another library.
+        left_out = [np.delete(each, at).mean() for at in range(12)]
+        error = 11 / 12 * np.sum((np.array(left_out) - each.mean()) ** 2)
+        effective = min(36, max(12, said.mean() * (1 - said.mean()) / error))
+        by_hand = proportion_confint(said.mean() * effective, effective, method="wilson")
+        assert [float(row[f"{F}_{end}"]) for end in ("low", "high")] == pytest.approx(by_hand)
         if arm == "baseline":
             continue
         more = each - sampled["baseline"].mean(axis=1)
@@ -402,7 +406,8 @@ def test_samples_of_a_prompt_are_averaged_and_stay_together_in_resamples(
 def test_sampled_arms_are_pooled_against_the_unsteered_replies_of_the_same_seed(
     files: Files, sampled: dict[str, np.ndarray]
 ) -> None:
-    files.score(comparisons=Comparisons(pools={"random": ["random", "ablate"]}))
+    method = replace(METHOD, resamples=4000)
+    files.score(method, Comparisons(pools={"random": ["random", "ablate"]}))
     rows = [row for row in read(files.folder / "pooled.csv") if row["judge"] == "truth"]
     assert [(row["arm"], row["over"], row["seeds"], row["n"]) for row in rows] == [
         ("random", "seeds", "2", "12"),
@@ -411,12 +416,17 @@ def test_sampled_arms_are_pooled_against_the_unsteered_replies_of_the_same_seed(
     whole = sampled["random"].mean() / 2 + sampled["ablate"].mean() / 2
     assert float(rows[0][f"{F}_rate"]) == pytest.approx(whole)
     assert rows[1][f"{F}_difference"] == ""
+    picks = np.random.default_rng(0).integers(0, 12, (4000, 12))
     for row in rows[2:]:
         said, control = sampled[row["arm"]], sampled["baseline"]
         for name, each in (("rate", said.mean(axis=0)), ("difference", (said.mean(0) - control.mean(0)))):
             assert [float(one) for one in row[f"{F}_{name}_each"].split()] == pytest.approx(each, abs=1e-5)
             assert float(row[f"{F}_{name}_sd"]) == pytest.approx(np.std(each, ddof=1))
             assert float(row[f"{F}_{name}"]) == pytest.approx(each.mean())
+            values = said.mean(axis=1) - (control.mean(axis=1) if name == "difference" else 0)
+            by_hand = np.quantile([values[pick].mean() for pick in picks], [0.025, 0.975])
+            found = [float(row[f"{F}_{name}_{end}"]) for end in ("low", "high")]
+            assert found == pytest.approx(by_hand, abs=0.03)
 
 
 def test_a_sample_that_was_not_scored_takes_its_share_of_a_prompt_away(

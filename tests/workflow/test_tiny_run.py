@@ -26,6 +26,7 @@ JUDGED = {"judging": len(SETS)}
 BY_SCORES = {
     "figure_counts": 1,
     "figure_pareto": 1,
+    "figure_pooled": 1,
     "figure_recovery": 1,
     "figure_val_test": 1,
     "figure_summary": 1,
