@@ -8,6 +8,7 @@ import pytest
 
 from steer.artifacts.files import read_jsonl
 from steer.cli import COMMANDS, main
+from steer.cli.flags import FLAGS
 from steer.cli.parsing import parser
 from tests import by_hand
 from tests.figure_inputs import config
@@ -41,6 +42,12 @@ def test_every_step_can_be_run_by_hand(study: Path) -> None:
         *("tiny/generation/bad.jsonl", "tiny/generation/bad.meta.json"),
     }
     assert not [name for name in by_hand.files(study) if "partial" in name or ".parts" in name]
+
+
+def test_every_flag_says_what_to_give_it_and_some_command_has_it() -> None:
+    used = {flag for command in COMMANDS.values() for flag in (*command.required, *command.optional)}
+    assert used == set(FLAGS)
+    assert all(flag.help for flag in FLAGS.values())
 
 
 def test_the_help_of_every_command_is_quick_and_needs_no_model_library() -> None:
