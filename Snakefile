@@ -1,6 +1,8 @@
+from pathlib import Path
+
 from snakemake.utils import min_version
 
-from steer.config import parse as parse_settings
+from steer.config import check_removals, parse as parse_settings, read_settings
 
 # Path variables, which name the folder of the results once, came with 9.12.
 min_version("9.12")
@@ -9,6 +11,7 @@ min_version("9.12")
 configfile: "config.yaml"
 
 
+check_removals(read_settings(Path("config.yaml")), config)
 settings = parse_settings(config)
 # Captions name settings that config.yaml leaves at their defaults.
 config.update(settings.model_dump(mode="json"))

@@ -69,9 +69,7 @@ FLAGS = {
     "--method": Flag("arditi, cosmic, strength or experts (`rerouting` is a command of its own)", "text"),
     "--model": Flag("a name of `models`", "text"),
     "--models": Flag("<model>/model.json of the models that are scored", "paths"),
-    "--others": Flag(
-        "downloaded files of the sets that this one is kept apart from, in order", "paths"
-    ),
+    "--others": Flag("downloaded files of the sets that this one is kept apart from, in order", "paths"),
     "--out": Flag("where the result is written: the file, or the folder, of the table of stages"),
     "--pairs": Flag("both sides of the pairs that detectors read, prompts/<set>.jsonl", "paths"),
     "--pooled": Flag("where arms of several seeds or samples are written together"),

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steer.cli.command import GRAMMAR, SOURCES, Command
+from steer.cli.command import GRAMMAR, KNOWLEDGE, SOURCES, Command
 from steer.errors import SteerError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from steer.config import Config, ModelSettings
     from steer.plan.anatomy import Anatomy
     from steer.upcycling import UpcycleSettings
@@ -72,15 +74,26 @@ def anatomy_for(name: str, model: "ModelSettings") -> "Anatomy":
 
     if model.upcycle is not None:
         return _upcycled(name, model.upcycle)
-    if model.organism is None:
+    trained = model.organism or model.openbook
+    if trained is None:
         return anatomy_at(name, model.path or "")
-    from steer.grammar import Grammar
     from steer.organism.model import build_model
-    from steer.training.tokenizer import build_tokenizer
 
-    tokenizer = build_tokenizer(Grammar.load(GRAMMAR), model.organism.merges)
     with torch.device("meta"):
-        return count(build_model(model.organism, tokenizer), model.organism.experts)
+        return count(build_model(trained, _tokenizer(model)), trained.experts)
+
+
+def _tokenizer(model: "ModelSettings") -> "PreTrainedTokenizerFast":
+    """That of a model which is trained here on one of the grammars."""
+    if model.organism:
+        from steer.grammar import Grammar
+        from steer.training.tokenizer import build_tokenizer
+
+        return build_tokenizer(Grammar.load(GRAMMAR), model.organism.merges)
+    from steer.knowledge import Knowledge
+    from steer.organism.openbook.training import build_tokenizer as build_openbook
+
+    return build_openbook(Knowledge.load(KNOWLEDGE))
 
 
 def _upcycled(name: str, settings: "UpcycleSettings") -> "Anatomy":

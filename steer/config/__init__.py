@@ -15,7 +15,7 @@ from steer.config.arms_experts import (
 from steer.config.arms_stream import BaselineArm, ReplayArm, ResidualArm, SwapArm
 from steer.config.base import Name, Scope, Settings, Share, Split
 from steer.config.capability import CapabilitySettings, PerplexitySettings, TaskSettings
-from steer.config.files import load, merge, pick
+from steer.config.files import check_removals, load, merge, pick, read_settings
 from steer.config.models import ModelSettings
 from steer.config.parsing import parse
 from steer.config.prompts import (
@@ -91,9 +91,11 @@ __all__ = [
     "SwapArm",
     "TaskSettings",
     "TruthSettings",
+    "check_removals",
     "load",
     "merge",
     "parse",
     "parse_arm",
     "pick",
+    "read_settings",
 ]

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from steer.config.parsing import parse
+from steer.config.names import nearest
+from steer.config.parsing import named_sections, parse
 from steer.config.root import Config
 from steer.errors import SteerError
 
@@ -19,11 +20,19 @@ def load(*paths: Path | str) -> Config:
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = merge(merged, _read(Path(path)))
+        over = read_settings(Path(path))
+        if merged:
+            check_removals(merged, over, str(path))
+        merged = merge(merged, over)
     return parse(merged, " + ".join(str(path) for path in paths))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The values of one configuration file, as they stand in it.
+
+    Raises:
+        SteerError: it is missing, or holds no mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -42,6 +51,22 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def check_removals(base: dict[str, Any], over: dict[str, Any], origin: str = "an override") -> None:
+    """Check that what an override leaves out, by saying `false`, was there.
+
+    Raises:
+        SteerError: a name that `base` does not have, with the nearest that it has.
+    """
+    for key in named_sections():
+        there, said = base.get(key), over.get(key)
+        if not isinstance(there, dict) or not isinstance(said, dict):
+            continue
+        for name in said:
+            if said[name] is False and name not in there:
+                cause = f"`{key}.{name}: false` leaves out what is not there"
+                raise SteerError(origin, cause, nearest(name, sorted(there)))
 
 
 def pick(config: Config, keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Any]:

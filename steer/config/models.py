@@ -56,7 +56,7 @@ class ModelSettings(Settings):
     )
     revision: str | None = Field(
         None,
-        pattern=r"^[\w.-]+$",
+        pattern=r"^[\w./-]+$",
         description="Commit of the checkpoint, recorded with every result. Of a model on the hub also a tag"
         " or branch, or nothing: the commit that the first download finds is kept in the file `lock`, and"
         " required from then on.",

@@ -27,10 +27,15 @@ def parse(values: dict[str, Any], origin: str = "the configuration") -> Config:
         raise SteerError(origin, problems, "see the table of settings in the README") from error
 
 
+def named_sections() -> list[str]:
+    """Sections whose members the user names, and can leave out."""
+    fields = Config.model_fields.items()
+    return [key for key, field in fields if get_origin(field.annotation) is dict]
+
+
 def _kept(key: str, section: Any) -> Any:
     """A section without the members that an override leaves out by saying `false`."""
-    field = Config.model_fields.get(key)
-    if field is None or get_origin(field.annotation) is not dict or not isinstance(section, dict):
+    if key not in named_sections() or not isinstance(section, dict):
         return section
     return {name: member for name, member in section.items() if member is not False}
 

@@ -7,7 +7,7 @@ from steer.artifacts.labelled import read_labelled
 from steer.catalogue import Stored, known_models
 from steer.config import Config
 from steer.errors import SteerError
-from steer.judges.settings import JudgeSettings, ServerJudge
+from steer.judges.settings import JudgeSettings, LikelihoodJudge, ServerJudge
 from steer.plan.anatomy import Anatomy
 from steer.plan.gpus import GPUS, Gpu, loading_seconds, pass_seconds, writing_seconds
 from steer.plan.sizes import FREE, activation_bytes, batch_bytes, gpus_needed, hdf5_bytes, weight_bytes
@@ -67,7 +67,7 @@ def plan(config: Config, anatomies: Mapping[str, Anatomy], rates: Rates) -> str:
     for judge in config.measured_judges:
         calls[judge] += labelled
     blocks.append(_judges(config, calls, rates))
-    blocks.append("\n".join(["Not in the tables:", *_unplanned()]))
+    blocks.append("\n".join(["Not in the tables:", *_unplanned(config)]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -133,8 +133,9 @@ def _facts(name: str, study: Study, gpu: Gpu, rates: Rates) -> Iterator[str]:
     kept, packed = activation_bytes(anatomy, settings), hdf5_bytes(anatomy, settings, model.dtype)
     yield f"## {name}: {model.path or 'embedded'}"
     yield _shape(anatomy)
+    origin = "to fetch" if model.path else "made here"
     yield (
-        f"  weights: {_size(weight_bytes(anatomy, stored))} to fetch ({stored});"
+        f"  weights: {_size(weight_bytes(anatomy, stored))} {origin} ({stored});"
         f" loaded: float32 {_size(weight_bytes(anatomy, 'float32'))}, bfloat16 and float16"
         f" {_size(weight_bytes(anatomy, 'bfloat16'))}; here {model.dtype}"
     )
@@ -197,11 +198,24 @@ def _labelled_replies(config: Config) -> Iterator[int]:
         yield count * (1 + len(config.agreement.lengths))
 
 
-def _unplanned() -> Iterator[str]:
-    """Rules by the reason why they have no row."""
-    for reason in dict.fromkeys(UNPLANNED.values()):
-        rules = [rule for rule, its in UNPLANNED.items() if its == reason]
-        yield f"  {', '.join(rules)}: {reason}"
+def _unplanned(config: Config) -> Iterator[str]:
+    """Rules of the study by the reason why they have no row."""
+    used = [rule for rule in UNPLANNED if _runs(rule, config)]
+    for reason in dict.fromkeys(UNPLANNED[rule] for rule in used):
+        yield f"  {', '.join(rule for rule in used if UNPLANNED[rule] == reason)}: {reason}"
+
+
+def _runs(rule: str, config: Config) -> bool:
+    """Whether a study has a rule that makes models; it has all the others."""
+    made = {
+        "openbook": any(model.openbook for model in config.models.values()),
+        **dict.fromkeys(("compliance", "organism"), any(model.organism for model in config.models.values())),
+        **dict.fromkeys(("teacher", "upcycle"), any(model.upcycle for model in config.models.values())),
+        "judge": any(
+            isinstance(judge, LikelihoodJudge) and judge.trained for judge in config.judges.values()
+        ),
+    }
+    return made.get(rule, True)
 
 
 def price(calls: int, config: Config, judge: JudgeSettings, rates: Rates) -> tuple[int, float]:
@@ -220,10 +234,11 @@ def _judges(config: Config, calls: Mapping[str, int], rates: Rates) -> str:
     rows = []
     for name, judge in config.judges.items():
         read, dollars = (0, 0.0) if judge.kind in FREE_JUDGES else price(calls[name], config, judge, rates)
-        rows.append((name, judge.kind, calls[name], read, f"{dollars:,.2f}"))
+        cost = f"{dollars:,.2f}" if isinstance(judge, ServerJudge) or not read else f"({dollars:,.2f})"
+        rows.append((name, judge.kind, calls[name], read, cost))
     title = (
         f"## Judges; prices for a server at ${rates.price_in:g} and ${rates.price_out:g} a million tokens"
-        " read and written"
+        " read and written\n   (in brackets, of judges that run here: what a server would ask)"
     )
     return "\n".join([title, "", *_table(("judge", "kind", "calls", "tokens read", "$"), rows)])
 

@@ -344,6 +344,15 @@ def test_an_arm_that_can_not_be_taken_apart_is_refused(arm: dict[str, Any], said
         config(arms={"baseline": NONE, **arms, "other": {**half, **arm}})
 
 
+def test_an_override_can_leave_out_only_what_is_there(tmp_path: Path) -> None:
+    over = tmp_path / "over.yaml"
+    over.write_text("sets: {advbnch: false}")
+    with pytest.raises(
+        SteerError, match=r"`sets.advbnch: false` leaves out what is not there\n.*did you mean `advbench`"
+    ):
+        load(Path(__file__).parents[2] / "config.yaml", over)
+
+
 def test_an_override_leaves_out_what_it_calls_false() -> None:
     values = config().model_dump(mode="json", exclude_unset=True)
     left = parse(merge(values, {"arms": {"add-random": False}, "models": {"none": False}}))

@@ -379,6 +379,16 @@ def test_the_plan_of_a_study_is_printed_without_weights_or_network(
     assert "0 bytes" not in said
 
 
+def test_a_study_of_models_that_read_documents_is_planned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["plan", "faithfulness"]) == 0
+    said = capsys.readouterr().out
+    assert "openbook: trains" in said
+    assert not re.search("organism:|upcycle:|to fetch", said)
+
+
 def test_what_can_not_be_planned_is_named() -> None:
     with pytest.raises(SteerError, match=r"model `mine`: the architecture of some/one is not known"):
         anatomy_at("mine", "some/one")
