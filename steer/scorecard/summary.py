@@ -59,13 +59,20 @@ def judge(rows: Sequence[Row]) -> list[Row]:
     """A verdict on each detector, the ones that pass first.
 
     A detector `passes` if it ranks the carriers first in every model whose experts carry refusal, and
-    raises no alarm in any planted model in which no expert does. `first` and `silent` count both, and
+    raises no alarm in any planted model in which no expert does; None where nothing speaks against it, but
+    models of one of the two sorts are lacking. `first` and `silent` count both, and
     `found` the models in which all carriers were above the threshold. `misses` and `alarms` name the models
     in which it fails, with the ranks of the carriers and the expert that comes first; `related` the kinds
     that were trained under what it measures.
     """
     found = [_verdict(detector, rows) for detector in dict.fromkeys(str(row["detector"]) for row in rows)]
     return sorted(found, key=lambda row: (not row["passes"], len([*filter(None, row["misses"].split("; "))])))
+
+
+def _passes(missed: Sequence[Row], alarmed: Sequence[Row], *, asked_all: bool) -> bool | None:
+    if missed or alarmed:
+        return False
+    return True if asked_all else None
 
 
 def _verdict(detector: str, rows: Sequence[Row]) -> Row:
@@ -77,7 +84,7 @@ def _verdict(detector: str, rows: Sequence[Row]) -> Row:
     alarmed = [row for row in asked if row["false_alarms"]]
     return {
         "detector": detector,
-        "passes": bool(carried and free) and len(asked) == len(free) and not missed and not alarmed,
+        "passes": _passes(missed, alarmed, asked_all=bool(carried and free) and len(asked) == len(free)),
         "first": f"{len(carried) - len(missed)}/{len(carried)}",
         "found": f"{sum(_all_found(row) for row in carried)}/{len(carried)}",
         "silent": f"{len(asked) - len(alarmed)}/{len(asked)}",

@@ -145,8 +145,8 @@ def test_the_summary_counts_models_and_the_verdict_names_failures() -> None:
 
 
 def test_a_detector_passes_only_if_both_halves_were_asked() -> None:
-    assert not judge(ROWS[:2])[0]["passes"]
-    assert not judge([_row("a0", "attention", "good", false_alarms=None)])[0]["passes"]
+    assert judge(ROWS[:1])[0]["passes"] is None
+    assert judge([_row("a0", "attention", "good", false_alarms=None)])[0]["passes"] is None
 
 
 def _trial(role: str, way: str, label: str, refusal: float, full: float) -> dict[str, str]:
