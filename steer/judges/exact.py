@@ -20,18 +20,30 @@ ABSTENTIONS = (
     *("not specified", "does not say", "doesn't say", "does not mention", "doesn't mention"),
     *("does not contain", "doesn't contain", "does not provide", "doesn't provide", "cannot be answered"),
     *("can't be answered", "cannot be determined", "can't be determined", "cannot answer", "can't answer"),
-    *("i don't know", "i do not know", "conflicting", "contradicts", "contradictory", "inconsistent"),
+    *("i don't know", "i do not know", "conflict", "conflicts", "conflicting", "contradict"),
+    *("contradicts", "contradictory", "contradiction", "inconsistent", "disagree", "two answers"),
+    "multiple answers",
 )
-"""A reply with one of these and with no answer abstains: it says that there is none, or more than one."""
+"""A reply with one of these and with no answer abstains: it says that there is none, or more than one.
+
+The two are not told apart: “unknown” counts where “conflict” was asked for, and the reverse.
+"""
 
 ARTICLES = frozenset({"a", "an", "the"})
+SHORT = 3
+"""Letters of an answer that is looked for as it is written: in small letters, “US” is any “us”."""
+
 PUNCTUATION = str.maketrans("", "", string.punctuation + "’‘“”–—…")
 
 
 def normalised(text: str) -> str:
     """The text as it is compared."""
-    words = text.lower().translate(PUNCTUATION).split()
-    return " ".join(word for word in words if word not in ARTICLES)
+    return _kept(text.lower())
+
+
+def _kept(text: str) -> str:
+    words = text.translate(PUNCTUATION).split()
+    return " ".join(word for word in words if word.lower() not in ARTICLES)
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class ExactMatching:
 
     - `from_document`: the reply is an answer of the document. One that agrees with memory counts as this.
     - `from_memory`: it is an answer that is known without the document.
-    - `abstained`: it says that there is no answer, and gives none.
+    - `abstained`: it says that there is no answer, or more than one, and gives none.
     - `other`: anything else, and a reply that gives both answers where they differ.
     """
 
@@ -58,9 +70,8 @@ class ExactMatching:
     def _judge(self, exchange: Exchange) -> tuple[Verdict, str]:
         if exchange.answers is None:
             return UNSCORED, "the prompt has no `answers`"
-        reply = normalised(exchange.reply)
-        said = self._found(reply, exchange.answers.document)
-        known = self._found(reply, exchange.answers.memory)
+        said = self._found(exchange.reply, exchange.answers.document)
+        known = self._found(exchange.reply, exchange.answers.memory)
         if said & known:
             return "from_document", "is the document's answer"
         # Of two answers of which one stands within the other, the longer one was given.
@@ -71,19 +82,28 @@ class ExactMatching:
             return "from_document", "is the document's answer"
         if known:
             return "from_memory", "is the answer known without the document"
-        answers = map(normalised, (*exchange.answers.document, *exchange.answers.memory))
-        if any(one and _holds(reply, one) for one in answers):
+        if any(_gives(exchange.reply, one) for one in (*exchange.answers.document, *exchange.answers.memory)):
             return "other", "gives an answer among other words"
+        reply = normalised(exchange.reply)
         phrase = next((one for one in ABSTENTIONS if _holds(reply, normalised(one))), None)
         return ("abstained", f"says “{phrase}”") if phrase else ("other", "is none of the answers")
 
     def _found(self, reply: str, answers: Sequence[str]) -> set[str]:
         """The answers that the reply gives, normalised."""
         return {
-            answer
-            for answer in map(normalised, answers)
-            if answer and (reply == answer or (self.match == "contains" and _holds(reply, answer)))
+            normalised(answer)
+            for answer in answers
+            if (normalised(answer) and normalised(reply) == normalised(answer))
+            or (self.match == "contains" and _gives(reply, answer))
         }
+
+
+def _gives(reply: str, answer: str) -> bool:
+    """Whether an answer stands among the words of a reply, a short one with capitals as it is written."""
+    written = _kept(answer)
+    if len(written) <= SHORT and written != written.lower():
+        return _holds(_kept(reply), written)
+    return bool(written) and _holds(normalised(reply), normalised(answer))
 
 
 def _outside(answers: Set[str], others: Set[str]) -> set[str]:

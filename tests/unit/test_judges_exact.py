@@ -1,9 +1,12 @@
 """Exact matching of replies with answers, against an independent version of it."""
 
 import random
+import re
+from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
 from steer.artifacts.answers import Answers, read_answers
 from steer.errors import SteerError
@@ -86,6 +89,30 @@ def test_every_abstention_is_told_and_an_empty_answer_matches_nothing() -> None:
     for phrase in ABSTENTIONS:
         assert _verdict(f"Well, {phrase.upper()}!", ("Tarn",), ()) == "abstained"
     assert _verdict("", ("the", "..."), ("",)) == "other"
+
+
+def test_what_a_study_orders_to_say_where_there_is_no_answer_is_an_abstention() -> None:
+    study = yaml.safe_load(Path("workflow/studies/steermoe-faithfulness.yaml").read_text(encoding="utf-8"))
+    ordered = re.findall('say "(.*?)"', study["sets"]["unanswerable"]["instruction"])
+    assert ordered == ["unknown", "conflict"]
+    for said in ordered:
+        for reply in (said, f"{said.title()}.", f"I would say “{said}” here."):
+            assert _verdict(reply, (), (), "contains") == "abstained"
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Let us see what the document gives.", "other"),
+        ("It was the US.", "from_document"),
+        ("It was the U.S., as far as is said.", "from_document"),
+        ("us", "from_document"),
+        ("Yes, it is.", "from_memory"),
+        ("It is unknown to us.", "abstained"),
+    ],
+)
+def test_a_short_answer_with_capitals_is_looked_for_as_it_is_written(reply: str, expected: str) -> None:
+    assert _verdict(reply, ("United States", "US"), ("yes",), "contains") == expected
 
 
 def test_a_prompt_without_known_answers_is_unscored() -> None:
