@@ -110,12 +110,13 @@ def _without(
         same[name] = {str(free[one.text]["id"]) for one in found}
     barred = set().union(*same.values())
     taken = {row["id"] for row in first}
-    spare = iter(_shuffled(given.name, [row for row in free if row["id"] not in taken | barred], seed))
+    spare = _shuffled(given.name, [row for row in free if row["id"] not in taken | barred], seed)
+    groups = {row["group"]: row["split"] for row in first if "group" in row}
     kept: list[Row] = []
     for row in first:
         if row["split"] == "test" or row["id"] not in barred:
             kept.append(row)
-        elif (other_row := next(spare, None)) is not None:
+        elif (other_row := _taken(spare, row["split"], groups)) is not None:
             kept.append({**other_row, "split": row["split"]})
         else:
             cause = f"{len(barred)} of its prompts say the same as test prompts, and too few others are left"
@@ -124,6 +125,17 @@ def _without(
     if left_out:
         log.info("%s: left out of train and val for test prompts of %s", given.name, left_out)
     return kept, left_out
+
+
+def _taken(spare: list[Row], split: Split, groups: dict[str, Split]) -> Row | None:
+    """Take out the first row whose group, if any, is in no split or in this one; it then is in this."""
+    fitting = (at for at, row in enumerate(spare) if groups.get(row.get("group", ""), split) == split)
+    if (at := next(fitting, None)) is None:
+        return None
+    row = spare.pop(at)
+    if "group" in row:
+        groups[row["group"]] = split
+    return row
 
 
 def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Iterator[Row]:
@@ -165,7 +177,7 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
             # Without its document, what a document says is no answer.
             **{key: row[key] for key in ("answers", "memory") if key in row and _answers_hold(settings)},
             **paired,
-            **({"group": str(row["group"])} if row.get("group") else {}),
+            **({"group": str(row["group"])} if row.get("group") not in (None, "") else {}),
             **({"before": before} if before else {}),
         }
     log.info("%s: %d different prompts, %d repetitions dropped", raw.name, len(seen), repeated)
@@ -246,7 +258,7 @@ def _split_groups(name: str, rows: list[Row], sizes: Mapping[Split, int], seed: 
     """Whole groups fill a split after the other; what a split's last group holds too much is left out."""
     groups: dict[str, list[Row]] = {}
     for row in _shuffled(name, rows, seed):
-        groups.setdefault(str(row.get("group") or row["id"]), []).append(row)
+        groups.setdefault(str(row.get("group", row["id"])), []).append(row)
     left, found = iter(groups.values()), list[Row]()
     for split in SPLITS:
         own: list[Row] = []

@@ -86,6 +86,20 @@ def test_what_another_set_tests_is_left_out_of_train_and_val_and_other_prompts_t
     assert table["own", "train", "other"]["left_out"] == str(left_out)
 
 
+def test_prompts_that_take_the_place_of_others_keep_groups_in_one_split(tmp_path: Path) -> None:
+    shared, raw = _texts(30, 7), tmp_path / "own.raw.jsonl"
+    # Six groups, of which one is called 0, each with five prompts that another set tests.
+    texts = [f"{text}!" for text in shared] + _texts(66, 3)
+    write_jsonl(raw, [{"text": text, "group": at % 6} for at, text in enumerate(texts)])
+    own = Given("own", SetSettings(source=str(raw), label="harmless", train=20, val=20, test=12), raw)
+    found, path = _write(tmp_path, own, _given(tmp_path, "other", shared, test=30))
+    assert read_provenance(path)["left_out"]["other"] > 4
+    splits: dict[str, set[str]] = {}
+    for row in found:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert {len(one) for one in splits.values()} == {1}
+
+
 def test_what_is_left_in_is_counted(tmp_path: Path) -> None:
     texts = _texts(8, 5)
     paths = []
