@@ -6,12 +6,13 @@ one of its controls: an intersection-union test (Berger 1982); more controls nev
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from steer import stats
 from steer.artifacts.files import Row
+from steer.artifacts.prompts import Prompt
 from steer.controls import Compared
 from steer.judges.verdicts import Verdict
 from steer.rates import Method
@@ -24,6 +25,14 @@ UNCONTROLLED = "no control"
 
 _DIFFERENCE = tuple(f"control_difference{part}" for part in ("", "_low", "_high"))
 CLAIM_COLUMNS = ("claim", "control", *_DIFFERENCE)
+
+
+def possible(wanted: Verdict, prompts: Iterable[Prompt]) -> bool:
+    """Whether a verdict can be given to any prompt: one about an answer needs a known answer of its kind."""
+    if wanted not in ("from_document", "from_memory"):
+        return True
+    known = [prompt.answers for prompt in prompts if prompt.answers]
+    return any(one.document if wanted == "from_document" else one.memory for one in known)
 
 
 def claim(

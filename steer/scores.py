@@ -1,6 +1,6 @@
 """Stage `scores`: verdicts into rates with intervals, by category too, and agreement of judges."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -11,11 +11,11 @@ import numpy as np
 from steer import stats
 from steer.artifacts.files import Row, write_csv
 from steer.artifacts.origin import attach, input_digests
-from steer.artifacts.prompts import read_prompts
+from steer.artifacts.prompts import Prompt, read_prompts
 from steer.artifacts.provenance import provenance
 from steer.artifacts.replies import JudgedReply, Key, Reply, iter_replies, read_verdicts
 from steer.categories import category_columns, category_rows, seen_categories
-from steer.claims import CLAIM_COLUMNS, claim
+from steer.claims import CLAIM_COLUMNS, claim, possible
 from steer.controls import Compared
 from steer.errors import SteerError
 from steer.judges.behaviours import Behaviour
@@ -134,12 +134,13 @@ def score(
     for judged in sets:
         replies = _read_replies(judged.generation)
         verdicts = {judge: read_verdicts(path, replies) for judge, path in judged.judging.items()}
-        labels = {prompt.label for prompt in read_prompts(judged.prompts)}
+        prompts = list(read_prompts(judged.prompts))
+        labels = {prompt.label for prompt in prompts}
         for judge, found in verdicts.items():
             told = by_arm(found)
             rows = list(_score_rows(judged.name, judge, replies, found, told, method))
             adjust(rows, method.behaviour)
-            _add_claims(rows, told, labels, comparisons.claims, method)
+            _add_claims(rows, told, prompts, comparisons.claims, method)
             scores += rows
             place, names = {"set": judged.name, "judge": judge}, (judged.name, judge)
             pooled += [place | row for row in pooled_rows(comparisons.pools, told, method, *names)]
@@ -211,15 +212,22 @@ def _score_rows(
 def _add_claims(
     rows: Sequence[Row],
     told: Mapping[str, Mapping[str, Told]],
-    labels: Set[str],
+    prompts: Sequence[Prompt],
     arms: Mapping[str, Compared],
     method: Method,
 ) -> None:
-    """Say of every arm on prompts of the label that it is for whether it does more than its controls."""
+    """Say of every arm on prompts of the label that it is for whether it does more than its controls.
+
+    Nothing is said where no prompt could have the verdict that the arm is for.
+    """
+    labels = {prompt.label for prompt in prompts}
     for row in rows:
         arm = arms.get(row["arm"])
         if arm and method.behaviour.is_for(arm.polarity, labels):
-            gained = row[f"{method.behaviour.wanted(arm.polarity)}_difference_low"]
+            wanted = method.behaviour.wanted(arm.polarity)
+            if not possible(wanted, prompts):
+                continue
+            gained = row[f"{wanted}_difference_low"]
             row.update(claim(arm, row["arm"], gained, told, method, row["set"], row["judge"]))
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from pandas import DataFrame
 
-from steer.claims import NO_EFFECT, SHARED, SPECIFIC, UNCONTROLLED, claim
+from steer.artifacts.answers import Answers
+from steer.artifacts.prompts import Prompt
+from steer.claims import NO_EFFECT, SHARED, SPECIFIC, UNCONTROLLED, claim, possible
 from steer.config import load
 from steer.controls import Compared, compared
 from steer.figures.summary import claimed
@@ -75,6 +77,24 @@ def test_prompts_that_either_side_has_no_verdict_on_are_left_out() -> None:
     verdicts = {"baseline": answered(0), "arm": answered(30), "matched": answered(30, unscored=20)}
     row = said(SUPPRESS, verdicts)
     assert (row["claim"], row["control_difference"]) == (SHARED, 0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted", "expected"),
+    [
+        (Answers(("Velm",), ()), "from_document", True),
+        (Answers(("Velm",), ()), "from_memory", False),
+        (Answers((), ("Pell",)), "from_document", False),
+        (Answers((), ("Pell",)), "from_memory", True),
+        (None, "from_memory", False),
+        (None, "refusal", True),
+    ],
+)
+def test_a_verdict_about_an_answer_is_possible_where_one_is_known(
+    answers: Answers | None, wanted: Verdict, expected: bool
+) -> None:
+    prompts = [Prompt("p", "text", "harmless", "test", answers=one) for one in (None, answers)]
+    assert possible(wanted, prompts) == expected
 
 
 def test_every_arm_on_experts_has_the_controls_that_the_settings_give_it() -> None:

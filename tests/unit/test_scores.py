@@ -10,8 +10,10 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from steer.artifacts.files import write_jsonl
+from steer.claims import UNCONTROLLED
+from steer.controls import Compared
 from steer.errors import SteerError
-from steer.judges.behaviours import REFUSAL
+from steer.judges.behaviours import FAITHFULNESS, REFUSAL
 from steer.rates import Method
 from steer.scores import (
     AGREEMENT_COLUMNS,
@@ -246,6 +248,21 @@ def test_the_numbers_of_an_arm_do_not_depend_on_the_other_arms(files: Files) -> 
     assert over_all
     assert all(0 < float(after.pop(name)) < float(before.pop(name)) for name in over_all)
     assert after == before
+
+
+def test_nothing_is_claimed_where_no_prompt_has_an_answer_of_the_kind_that_an_arm_is_for(
+    files: Files,
+) -> None:
+    said = {R: "from_memory", F: "from_document", N: "other", U: U}
+    for row in files.judging["truth"]:
+        row["verdict"] = said[row["verdict"]]
+    del files.judging["phrases"]
+    files.prompts = [row | {"answers": ["Velm"], "memory": []} for row in files.prompts]
+    method = Method(resamples=100, behaviour=FAITHFULNESS)
+    for polarity, claimed in (("induce", UNCONTROLLED), ("suppress", "")):
+        arm = Compared("induce" if polarity == "induce" else "suppress", (), experts=True, locates=True)
+        rows, _ = files.score(method, Comparisons({"ablate": arm}))
+        assert {row["arm"]: row["claim"] for row in rows} == {"baseline": "", "ablate": claimed, "random": ""}
 
 
 def test_the_same_files_give_the_same_bytes(files: Files) -> None:
