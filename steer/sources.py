@@ -111,16 +111,22 @@ class Source(BaseModel):
             raise ValueError(f"`{lost[0]}` is read and does not stand in `columns`")
         if (self.kind == "rewritten") != bool(self.goal):
             raise ValueError("`goal` is the column of the prompt that was `rewritten`")
-        if self.memory and not self.document:
-            raise ValueError(
-                "`memory` is what is answered without a `document`, and no column of that is named"
-            )
         if self.keep and "=" not in self.keep:
             raise ValueError("`keep` is `column=pattern` or `column!=pattern`")
         if not all(GAP.fullmatch(gap) for gap in self.gaps.split()):
             raise ValueError("`gaps` are `gap=what`, with blanks between them")
         if (self.kind == "judge") != ("reply" in self.filled.values()):
             raise ValueError("what a judge is asked, and nothing else, has a gap for the `reply`")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_have_documents(self) -> "Source":
+        if self.memory and not self.document:
+            raise ValueError(
+                "`memory` is what is answered without a `document`, and no column of that is named"
+            )
+        if len(self.reply.split()) > 1 and not self.document:
+            raise ValueError("several columns of the `reply` are answers, and none of a `document` is named")
         return self
 
     @property
@@ -212,7 +218,8 @@ def read_source(path: Path, source: Source, *, empty: bool = False) -> Iterator[
     number and never quote them: the prompts are harmful requests.
 
     Raises:
-        SteerError: the file is missing, is not of the format, lacks a column, or a row has no prompt.
+        SteerError: the file is missing, is not of the format, lacks a column, or a row has no prompt, or,
+            of a source with documents, nothing in its columns of the reply or of memory.
     """
     for number, record in enumerate(read_records(path, source), 1):
         where = f"{path}, prompt {number}"
@@ -222,10 +229,10 @@ def read_source(path: Path, source: Source, *, empty: bool = False) -> Iterator[
             if source.document:
                 cells |= {
                     "document": _document(record, source, where),
-                    "answers": _answers(record, source.reply),
+                    "answers": _answers(record, source, "reply", where),
                 }
             if source.memory:
-                cells["memory"] = _answers(record, source.memory)
+                cells["memory"] = _answers(record, source, "memory", where)
             text = _cell(record, source.text) if empty else _text(record, source, where)
             yield {"text": text, **cells}
 
@@ -305,15 +312,22 @@ def _names(column: str) -> list[str]:
     return [pick[1], pick[2]] if pick else [column.partition(".")[0]]
 
 
-def _answers(record: Row, columns: str) -> list[str]:
-    return list(dict.fromkeys(one for column in columns.split() for one in _cells(record, column)))
+def _answers(record: Row, source: Source, key: Literal["reply", "memory"], where: str) -> list[str]:
+    """All that columns of answers hold; nothing only where the table names none, as of what has no answer."""
+    columns = str(getattr(source, key))
+    found = list(dict.fromkeys(one for column in columns.split() for one in _cells(record, column)))
+    if columns and not found:
+        cause = f"has no answer in `{columns}`"
+        raise SteerError(where, cause, f"correct `{key}` of `{source.name}` in the table of sources")
+    return found
 
 
 def _document(record: Row, source: Source, where: str) -> str:
     """The document: one column as it is, or the facts that several columns spell, item by item."""
     columns = source.document.split()
     if len(columns) == 1:
-        return _cell(record, columns[0])
+        # MCTest spells its line breaks.
+        return _cell(record, columns[0]).replace("\\newline", "\n")
     parts = [_texts(record, column) for column in columns]
     if len({len(one) for one in parts}) > 1 or not all(text for one in parts for text in one):
         cause = f"`{source.document}` do not make a text for each item"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from steer.artifacts.prompts import Prompt, read_prompts
 from steer.config import SetSettings
@@ -12,7 +13,7 @@ from steer.errors import SteerError
 from steer.judges.exact import ExactMatching
 from steer.judges.verdicts import Exchange
 from steer.prompts import write_prompts
-from steer.sources import find_source, read_source
+from steer.sources import Source, find_source, read_source
 
 GRAMMAR, SOURCES = Path("data/grammar"), Path("data/sources.tsv")
 QUESTION, STORY = "What is the harbour of Ostra?", "The harbour of Ostra is Velm. Ships call there."
@@ -130,6 +131,37 @@ def test_a_published_row_that_lost_a_column_is_an_error_that_names_it(tmp_path: 
             {key: value for key, value in RECORDS[name].items() if key != column},
             document="with",
         )
+
+
+LOST: dict[str, tuple[str, dict[str, Any]]] = {
+    "squad": ("answers.text", {"answers": {"texts": ["Velm"]}}),
+    "cf-triviaqa": ("annotation.answer", {"annotation": {"answers": []}}),
+    "mctest": (r"answer_options\[answer\]", {"answer_options": ["Pell", "Quill", "Velm", "none"]}),
+    "faitheval-counterfactual": ("answer", {"answer": None}),
+    "mquake": ("answer answer_alias", {"answer": "", "answer_alias": []}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LOST))
+def test_a_row_without_an_answer_where_the_table_names_some_is_an_error(tmp_path: Path, name: str) -> None:
+    columns, spoilt = LOST[name]
+    source, path = find_source(name, SOURCES), tmp_path / "raw"
+    rows = [RECORDS[name], {**RECORDS[name], **spoilt}]
+    path.write_text("\n".join(map(json.dumps, rows)) if source.format == "jsonl" else json.dumps(rows))
+    with pytest.raises(SteerError, match=f"prompt 2: has no answer in `{columns}"):
+        list(read_source(path, source))
+
+
+def test_line_breaks_that_a_story_spells_are_read_as_such(tmp_path: Path) -> None:
+    record = {**RECORDS["mctest"], "story": "Ostra is a town.\\newlineIts harbour is Velm."}
+    assert "a town.\nIts harbour" in _prompt(tmp_path, "mctest", record, document="with").text
+
+
+def test_several_columns_of_answers_need_one_of_a_document() -> None:
+    row = find_source("squad", SOURCES).model_dump() | {"reply": "answers.text title"}
+    Source.model_validate(row)
+    with pytest.raises(ValidationError, match="several columns of the `reply`"):
+        Source.model_validate(row | {"document": ""})
 
 
 def test_items_that_do_not_fit_together_are_an_error_that_names_the_row(tmp_path: Path) -> None:
