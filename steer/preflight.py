@@ -32,6 +32,7 @@ def check_study(config: Config, grammar: Path, sources: Path) -> None:
     """
     _check_models(config)
     _check_sources(config, sources)
+    _check_memory(config, sources)
     _check_contrasts(config)
     for key, name, split, use in _wanted(config):
         if not getattr(config.sets[name], split):
@@ -171,6 +172,17 @@ def _check_sources(config: Config, table: Path) -> None:
         if kinds[named] not in wanted:
             cause = f"source `{named}` is of kind `{kinds[named]}`, not {' or '.join(wanted)}"
             raise SteerError(f"`{key}`", cause, f"see {table} for what there is of that kind")
+
+
+def _check_memory(config: Config, table: Path) -> None:
+    """Where rerouting to memory is chosen, answers of memory are known: none could be given otherwise."""
+    name = config.selection.rerouting.suppress_on
+    if config.behaviour != "faithfulness" or name is None:
+        return
+    source = read_sources(table).get(config.sets[name].source)
+    if source and not source.memory:
+        cause = f"source `{source.name}` of set `{name}` has no `memory`, answers known without its documents"
+        raise SteerError("`selection.rerouting.suppress_on`", cause, "name a set with some, as of `mquake`")
 
 
 def _named_sources(config: Config) -> Iterator[tuple[str, str, tuple[str, ...]]]:

@@ -102,6 +102,12 @@ def test_nothing_is_amiss_with_a_study(study: Path) -> None:
     check(yaml.safe_load(study.read_text()))
 
 
+def test_rerouting_to_memory_is_chosen_where_its_answers_are_known() -> None:
+    study = yaml.safe_load((ROOT / "workflow" / "studies" / "steermoe-faithfulness.yaml").read_text())
+    with pytest.raises(SteerError, match=r"suppress_on`: source `faitheval-counterfactual` .* no `memory`"):
+        check(study, {"selection": {"rerouting": {"suppress_on": "counterfactual"}}})
+
+
 def test_a_file_that_the_flow_makes_need_not_be_there_yet() -> None:
     check({"sets": {"everyday": {"source": f"{DEFAULT.get('results', 'results')}/questions/fine.jsonl"}}})
 
