@@ -44,7 +44,7 @@ def _of_refusal(study: Study, *, routed: bool) -> Iterator[Work]:
 
 
 UNPLANNED = {
-    "openbook": "trains an embedded model: two minutes of one core",
+    "openbook": "trains an embedded model: two and a half minutes of one core",
     "compliance": "trains an embedded model: a minute or two of one core",
     "organism": "trains an embedded model: a minute or two of one core",
     "teacher": "runs a dense model of 135M parameters: four minutes of one core",
