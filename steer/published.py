@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from steer.errors import SteerError
-from steer.stats import difference_of_shares, wilson
+from steer.stats import Interval, difference_of_shares, wilson
 
 PUBLISHED = Path("data/published.csv")
 ROUNDING = 0.006
@@ -144,11 +144,10 @@ def _parse(row: dict[str, Any], where: str) -> Published:
         raise SteerError(where, f"`{key}`: {first['msg']}", "mend the row") from error
 
 
-def same_rate(successes: tuple[int, int], prompts: tuple[int, int], confidence: float) -> bool:
+def same_rate(one: Interval, other: Interval) -> bool:
     """Whether two independent rates may be one: the interval of their difference holds 0.
 
     Newcombe (1998), Statistics in Medicine 17:873, method 10: Wilson limits of each, combined.
     """
-    one, other = (wilson(k, n, confidence) for k, n in zip(successes, prompts, strict=True))
     _, low, high = difference_of_shares(one, other)
     return low <= 0 <= high

@@ -53,7 +53,6 @@ class Ours(NamedTuple):
     set: str = ""
     judge: str = ""
     interval: Interval = UNDEFINED
-    successes: int = 0
     n: int = 0
 
 
@@ -78,13 +77,13 @@ def compare(row: Published, results: Results, settings: ReproductionSettings, co
         return {"verdict": "not comparable", "why": "published numbers contradict each other"}
     model = settings.models.get(row.model) or results.models.get(row.model)
     if model and model in results.scores:
-        ours = _ours(row, model, results, settings, confidence)
+        ours = _ours(row, model, results, settings)
         verdict, why = _judged(row, ours, confidence)
         return _filled(model, ours, verdict, why)
     why = f"no model here is `{row.model}`" if row.model else "names no model"
     stand_in = settings.stand_in
     if stand_in and stand_in in results.scores and row.expert is None:
-        ours = _ours(row, stand_in, results, settings, confidence)
+        ours = _ours(row, stand_in, results, settings)
         if not ours.why:
             return _filled(stand_in, ours, "not comparable", f"{why}; `{stand_in}` stands in")
     return {"verdict": "not run", "why": why}
@@ -98,9 +97,7 @@ def _filled(model: str, ours: Ours, verdict: Verdict, why: str) -> Row:
     return {"verdict": verdict, "why": why, **names, **known}
 
 
-def _ours(
-    row: Published, model: str, results: Results, settings: ReproductionSettings, confidence: float
-) -> Ours:
+def _ours(row: Published, model: str, results: Results, settings: ReproductionSettings) -> Ours:
     if row.metric in ROUTING:
         return _routed(row, model, results, settings)
     if row.metric not in RATES:
@@ -114,10 +111,12 @@ def _ours(
         return Ours("there are no scores of arm {}, set {} and judge {}".format(*key))
     counts = results.scores[model][key]
     n = round(float(counts["n"]) - float(counts["unscored"]))
-    # Of several samples a prompt counts as their shares: an interval of as many prompts is wide enough.
-    successes = round(float(counts[RATES[row.metric].removeprefix("-")]))
-    successes = n - successes if RATES[row.metric].startswith("-") else successes
-    return Ours("", *key, wilson(successes, n, confidence), successes, n)
+    verdict = RATES[row.metric].removeprefix("-")
+    # A table has an empty cell where nothing was scored.
+    share = Interval(*(float(counts[f"{verdict}_{part}"] or "nan") for part in ("rate", "low", "high")))
+    if RATES[row.metric].startswith("-"):
+        share = Interval(1 - share.estimate, 1 - share.high, 1 - share.low)
+    return Ours("", *key, share, n)
 
 
 def _routed(row: Published, model: str, results: Results, settings: ReproductionSettings) -> Ours:
@@ -130,7 +129,7 @@ def _routed(row: Published, model: str, results: Results, settings: Reproduction
         return Ours(f"the model has no expert {row.expert} in layer {row.layer}")
     cells = [float(columns[name][found[0]]) for name in ROUTING[row.metric]]
     prompts = columns["prompts_1"][found[0]]
-    return Ours("", "", contrast, "", Interval(*cells), 0, 0 if np.isnan(prompts) else int(prompts))
+    return Ours("", "", contrast, "", Interval(*cells), 0 if np.isnan(prompts) else int(prompts))
 
 
 def _judged(row: Published, ours: Ours, confidence: float) -> tuple[Verdict, str]:
@@ -141,7 +140,7 @@ def _judged(row: Published, ours: Ours, confidence: float) -> tuple[Verdict, str
     if np.isnan(low) or row.value is None:
         return "not comparable", "our number has no interval"
     if row.has_interval:
-        same = same_rate((row.successes, ours.successes), (row.prompts, ours.n), confidence)
+        same = same_rate(wilson(row.successes, row.prompts, confidence), ours.interval)
         return ("agrees" if same else "differs"), "interval of the difference"
     lowest, highest = _meant(row, row.value)
     agrees = low <= highest and high >= lowest

@@ -21,6 +21,11 @@ from steer.stats import Interval, difference_of_shares, wilson
 WANTED = {"induce": "refusal", "suppress": "full_response"}
 COUNTS = ("refusal", "full_response", "non_response")
 COLUMNS = ("arm", "polarity", "set", "n", *COUNTS, "chosen")
+RATE = ("rate", "low", "high")
+TESTED = (
+    *("arm", "set", "judge", "n", "unscored"),
+    *(f"{verdict}_{part}" for verdict in WANTED.values() for part in RATE),
+)
 SPLITS = {
     "val": style.Look("chosen by (val)", style.GREY, marker="^"),
     "test": style.Look("reported (test)", style.CHOICE, marker="o"),
@@ -29,7 +34,7 @@ ROW_HEIGHT = 0.42
 
 
 def table(inputs: Inputs, settings: Settings) -> DataFrame:
-    """A row per chosen arm: its rate on val and on test with Wilson intervals, and what the first promised.
+    """A row per chosen arm: its rate on val (greedy) and in scores.csv (test), and what the first promised.
 
     The interval of the difference is Newcombe's, for other prompts on both sides.
 
@@ -37,7 +42,7 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
         SteerError: no chosen arm was run on the set that it was chosen on.
     """
     judge = settings["selection.strength.judge"]
-    scores = read_table(inputs["scores"][0], ("arm", "set", "judge", "n", "unscored", *COUNTS))
+    scores = read_table(inputs["scores"][0], TESTED)
     tested = {(row["arm"], row["set"]): row for row in records(scores[scores["judge"] == judge])}
     level = settings["scores"]["confidence"]
     found = [
@@ -65,18 +70,16 @@ def _choices(path: Path) -> Iterator[dict[str, Any]]:
 
 def _row(choice: dict[str, Any], test: dict[str, Any], level: float) -> dict[str, Any]:
     verdict = WANTED[choice["polarity"]]
-    val, reported = (_share(row, verdict, level) for row in (choice, test))
+    judged = int(sum(choice[one] for one in COUNTS))
+    val = wilson(int(choice[verdict]), judged, level)
+    reported = Interval(*(test[f"{verdict}_{part}"] for part in RATE))
     row: dict[str, Any] = {"arm": choice["arm"], "set": choice["set"], "verdict": verdict}
     row["candidates"] = choice["candidates"]
-    for name, share, counts in (("val", val, choice), ("test", reported, test)):
-        row |= {f"{name}_n": int(sum(counts[one] for one in COUNTS))}
+    for name, share, n in (("val", val, judged), ("test", reported, round(test["n"] - test["unscored"]))):
+        row[f"{name}_n"] = n
         row |= dict(zip((f"{name}_rate", f"{name}_low", f"{name}_high"), share, strict=True))
     names = ("promised_more", "promised_more_low", "promised_more_high")
     return row | dict(zip(names, difference_of_shares(val, reported), strict=True))
-
-
-def _share(counts: dict[str, Any], verdict: str, level: float) -> Interval:
-    return wilson(int(counts[verdict]), int(sum(counts[one] for one in COUNTS)), level)
 
 
 def _rates(axes: Axes, rows: DataFrame) -> None:

@@ -25,7 +25,10 @@ def test_a_chosen_arm_has_the_rates_of_both_splits_and_their_difference(tmp_path
     ]
     write_csv(tmp_path / "strength.csv", rows, list(rows[0]))
     tested = {"arm": "ablate", "set": "harmful", "judge": "truth", "n": 100, **COUNTS}
-    tested |= {"refusal": 30, "full_response": 69, "unscored": 1}
+    # Sampled: counts are fractions, and intervals are of as many replies as the samples are worth.
+    tested |= {"refusal": 30 + 1 / 3, "full_response": 69, "unscored": 2 / 3}
+    tested |= {"refusal_rate": 0.3, "refusal_low": 0.2, "refusal_high": 0.4}
+    tested |= {"full_response_rate": 0.69, "full_response_low": 0.6, "full_response_high": 0.75}
     write_csv(tmp_path / "scores.csv", [tested], list(tested))
     inputs = {"scores": [tmp_path / "scores.csv"], "chosen": [tmp_path / "strength.csv"]}
     settings = {"scores": {"confidence": 0.95}, "selection.strength.judge": "truth"}
@@ -33,9 +36,9 @@ def test_a_chosen_arm_has_the_rates_of_both_splits_and_their_difference(tmp_path
     (row,) = val_test.table(inputs, settings).to_dict(orient="records")
     assert (row["arm"], row["candidates"], row["val_n"], row["test_n"]) == ("ablate", 2, 20, 99)
     assert (row["val_rate"], row["val_low"], row["val_high"]) == pytest.approx(tuple(wilson(18, 20)))
-    assert (row["test_rate"], row["test_low"], row["test_high"]) == pytest.approx(tuple(wilson(69, 99)))
-    assert row["promised_more"] == pytest.approx(18 / 20 - 69 / 99)
-    assert row["promised_more_low"] < 18 / 20 - 69 / 99 < row["promised_more_high"]
+    assert (row["test_rate"], row["test_low"], row["test_high"]) == (0.69, 0.6, 0.75)
+    assert row["promised_more"] == pytest.approx(18 / 20 - 0.69)
+    assert row["promised_more_low"] < 18 / 20 - 0.69 < row["promised_more_high"]
 
 
 def test_arms_of_both_polarities_are_held_against_what_they_are_for(tmp_path: Path) -> None:

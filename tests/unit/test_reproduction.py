@@ -1,5 +1,6 @@
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from steer.errors import SteerError
 from steer.figures.reproduction import COLUMNS as DRAWN
 from steer.published import PUBLISHED, Published, read_published, same_rate
 from steer.reproduction import COLUMNS, Results, compare, read_scores
+from steer.stats import wilson
 
 MODEL = "allenai/OLMoE-1B-7B-0125-Instruct"
 ROW: dict[str, Any] = dict.fromkeys(Published.model_fields, "") | {
@@ -45,7 +47,11 @@ def _row(**changes: str) -> Published:
 def _results(tmp_path: Path, full: int, n: int = 100, unscored: int = 0) -> Results:
     path = tmp_path / "ours" / "scores.csv"
     row = {"arm": "reroute", "set": "advbench", "judge": "guard", "n": n + unscored, "unscored": unscored}
-    write_csv(path, [row | {"refusal": n - full, "full_response": full}], [*row, "refusal", "full_response"])
+    for verdict, count in (("refusal", n - full), ("full_response", full)):
+        row |= dict(
+            zip((f"{verdict}_{part}" for part in ("rate", "low", "high")), wilson(count, n), strict=True)
+        )
+    write_csv(path, [row], [*row])
     return Results({MODEL: "ours"}, {"ours": read_scores(path)}, {})
 
 
@@ -109,7 +115,7 @@ def test_rates_agree_as_the_interval_of_an_independent_library_says(
 ) -> None:
     (one, n_one), (other, n_other) = counts
     low, high = confint_proportions_2indep(one, n_one, other, n_other, method="newcomb")
-    assert same_rate((one, other), (n_one, n_other), 0.95) == (low <= 0 <= high)
+    assert same_rate(wilson(one, n_one), wilson(other, n_other)) == (low <= 0 <= high)
 
 
 @pytest.mark.parametrize(("full", "verdict"), [(12, "agrees"), (20, "agrees"), (60, "differs")])
@@ -118,6 +124,29 @@ def test_a_rate_is_compared_with_ours(tmp_path: Path, full: int, verdict: str) -
     assert found["verdict"] == verdict
     # What no judge could read is in neither rate.
     assert (found["our_n"], found["our_value"]) == (100, pytest.approx(1 - full / 100))
+
+
+def test_of_several_samples_the_rows_own_rate_and_interval_are_compared(tmp_path: Path) -> None:
+    path = tmp_path / "ours" / "scores.csv"
+    row = {
+        "arm": "reroute",
+        "set": "advbench",
+        "judge": "guard",
+        "n": 3,
+        "unscored": 1 / 3,
+        "full_response": 0.5,
+    }
+    row |= {"full_response_rate": 0.5 / 3, "full_response_low": 0.03, "full_response_high": 0.4}
+    write_csv(path, [row], [*row])
+    results = Results({MODEL: "ours"}, {"ours": read_scores(path)}, {})
+    found = compare(_row(), results, SETTINGS, 0.95)
+    assert [found[f"our_{name}"] for name in ("value", "low", "high", "n")] == pytest.approx(
+        [1 - 0.5 / 3, 0.6, 0.97, 3]
+    )
+    assert found["verdict"] == "agrees"
+    write_csv(path, [row | dict.fromkeys([name for name in row if "response_" in name])], [*row])
+    nothing = compare(_row(), replace(results, scores={"ours": read_scores(path)}), SETTINGS, 0.95)
+    assert (nothing["verdict"], nothing["why"]) == ("not comparable", "our number has no interval")
 
 
 def test_a_number_without_an_interval_is_compared_with_ours_alone(tmp_path: Path) -> None:
