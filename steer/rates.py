@@ -80,7 +80,8 @@ def rates(prompts: Sequence[Told], method: Method) -> Row:
 def differences(treated: Mapping[str, Told], control: Mapping[str, Told], method: Method, *names: str) -> Row:
     """Differences of the compared verdicts' rates over the prompts, by id, that were scored in both.
 
-    Of one reply a prompt p-values are McNemar's, of several samples those of all flips of prompts' signs.
+    Of one reply a prompt p-values are McNemar's, of several samples those of all flips of prompts' signs,
+    or of flips drawn by the method's seed where they are too many (`stats.sign_flips`).
 
     Args:
         treated: verdicts of an arm.
@@ -101,7 +102,8 @@ def differences(treated: Mapping[str, Told], control: Mapping[str, Told], method
         )
         name = f"{verdict}_difference"
         row |= dict(zip((name, f"{name}_low", f"{name}_high"), difference, strict=True))
-        row[f"{name}_p"] = _p_value(one, other, parts) if prompts else math.nan
+        flips = method.rng(*names, verdict, "flips")
+        row[f"{name}_p"] = _p_value(one, other, parts, flips) if prompts else math.nan
         row[f"{name}_equivalence_p"] = stats.equivalence(one, other, method.margin) if prompts else math.nan
     return row
 
@@ -112,11 +114,14 @@ def _parts(told: Iterable[Told]) -> int:
 
 
 def _p_value(
-    treated: Float[np.ndarray, " prompt"], control: Float[np.ndarray, " prompt"], parts: int
+    treated: Float[np.ndarray, " prompt"],
+    control: Float[np.ndarray, " prompt"],
+    parts: int,
+    rng: np.random.Generator,
 ) -> float:
     if parts == 1:
         return stats.mcnemar(treated == 1, control == 1)
-    return stats.sign_flips(treated - control, parts)
+    return stats.sign_flips(treated - control, parts, rng)
 
 
 def adjust(rows: Sequence[Row], behaviour: Behaviour) -> None:

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 from itertools import product
 from typing import Any
 
@@ -17,6 +18,7 @@ from steer.stats import (
     UNDEFINED,
     Interval,
     accuracy,
+    clustered,
     cohen_kappa,
     confusion,
     difference_of_shares,
@@ -56,13 +58,52 @@ def test_wilson_equals_statsmodels(n: int, data: st.DataObject, confidence: floa
 def test_sign_flips_equal_all_choices_of_signs(thirds: list[int]) -> None:
     choices = [sum(s * one for s, one in zip(signs, thirds, strict=True)) for signs in _signs(len(thirds))]
     far = [abs(one) >= abs(sum(thirds)) for one in choices]
-    assert sign_flips(np.array(thirds, dtype=float) / 3, 3) == pytest.approx(sum(far) / len(far))
+    assert sign_flips(np.array(thirds, dtype=float) / 3, 3, np.random.default_rng(0)) == pytest.approx(
+        sum(far) / len(far)
+    )
 
 
 @given(pairs=outcomes)
 def test_sign_flips_of_one_reply_a_prompt_are_mcnemars(pairs: Pairs) -> None:
     treated, control = columns(pairs, np.bool_)
-    assert sign_flips(treated.astype(float) - control, 1) == pytest.approx(mcnemar(treated, control))
+    found = sign_flips(treated.astype(float) - control, 1, np.random.default_rng(0))
+    assert found == pytest.approx(mcnemar(treated, control))
+
+
+def test_signs_are_drawn_where_their_sums_are_too_many() -> None:
+    differences = np.array([3, 2, 2, 1, -1, -1, 0, 3, 1, 2, -2, 1]) / 3
+    exact = sign_flips(differences, 3, np.random.default_rng(0))
+    # Replies in numbers whose least common multiple is that of 1 to 40.
+    drawn = [sign_flips(differences, math.lcm(*range(1, 41)), np.random.default_rng(0)) for _ in range(2)]
+    assert drawn[0] == drawn[1] == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 20_000) ** 0.5)
+    assert sign_flips(np.full(60, 1.0), 10**9, np.random.default_rng(0)) == 1 / 20_001
+
+
+def test_one_prompt_is_worth_one_reply_whatever_its_samples_say() -> None:
+    assert clustered(8, np.array([0.8]), 10) == wilson(0.8, 1)
+
+
+def test_a_few_prompts_are_worth_fewer_replies_by_the_quantiles_of_t() -> None:
+    clusters, n = np.array([1, 5, 9, 5, 2, 9]) / 10, 60
+    found = clustered(31, clusters, n, 0.9)
+    # The design effect and its factor in exact fractions, with Student's 95 % quantiles from a printed table.
+    shares = [Fraction(one, 10) for one in (1, 5, 9, 5, 2, 9)]
+    mean = sum(shares) / 6
+    variance = sum((one - mean) ** 2 for one in shares) / 5 / 6
+    effective = float(mean * (1 - mean) / variance) * (1.6711 / 2.0150) ** 2
+    assert 6 < effective < n
+    low, high = proportion_confint(float(mean) * effective, effective, alpha=0.1, method="wilson")
+    assert found == pytest.approx((31 / 60, low, high), abs=1e-4)
+
+
+def test_the_interval_of_clusters_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(600):
+        each = rng.binomial(10, rng.beta(4, 4, 8)) / 10
+        found = clustered(round(10 * each.sum()), each, 80)
+        held += found.low <= 0.5 <= found.high
+    assert held / 600 > 0.935
 
 
 def _signs(n: int) -> list[tuple[int, ...]]:
