@@ -110,6 +110,6 @@ def _measured(pool: Pool, prompts: Sequence[str], verdict: Verdict, method: Meth
         )
         each = more.mean(axis=1) if prompts else np.full(len(more), np.nan)
         spread = (float(each.min()), float(each.max()), float(each.std(ddof=1)))
-        found = (*mean, *spread, " ".join(f"{one:.6g}" for one in each.tolist()))
+        found = (*mean, *spread, " ".join(f"{one:.6g}" for one in each.tolist() if prompts))
         row |= {f"{verdict}_{what}{part}": one for part, one in zip(_PARTS, found, strict=True)}
     return row

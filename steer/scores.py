@@ -177,9 +177,9 @@ def _read_replies(path: Path) -> dict[Key, Reply]:
     if not prompts:
         raise SteerError(str(path), f"has no replies of arm `{BASELINE}`", "generate the set again")
     for arm in _arms(replies):
-        odd = sorted(prompts ^ {key[1:] for key in replies if key.arm == arm})
+        odd = sorted({prompt for prompt, _ in prompts ^ {key[1:] for key in replies if key.arm == arm}})
         if odd:
-            cause = f"arms `{arm}` and `{BASELINE}` differ in {len(odd)} prompts, such as `{odd[0][0]}`"
+            cause = f"arms `{arm}` and `{BASELINE}` differ in {len(odd)} prompts, such as `{odd[0]}`"
             raise SteerError(str(path), cause, "generate the set again")
     return replies
 
@@ -200,9 +200,10 @@ def _score_rows(
         names = (set_name, judge, arm)
         row: Row = {"arm": arm, "set": set_name, "judge": judge}
         row |= rates(list(told[arm].values()), method)
-        row["coherence"] = 1 - row[f"{method.behaviour.broken}_rate"]
         row["restates_rate"] = _restates_rate(one for key, one in found.items() if key.arm == arm)
-        row |= _mean_score({key: one for key, one in found.items() if key.arm == arm}, method, *names)
+        graded = _mean_score({key: one for key, one in found.items() if key.arm == arm}, method, *names)
+        # A judge with a score calls weak replies what others call broken ones.
+        row |= graded or {"coherence": 1 - row[f"{method.behaviour.broken}_rate"]}
         if arm != BASELINE:
             row |= differences(told[arm], told[BASELINE], method, *names)
         row |= _measures([reply for reply in replies.values() if reply.arm == arm])

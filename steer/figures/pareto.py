@@ -37,7 +37,7 @@ APART = 0.08
 
 def table(inputs: Inputs, settings: Settings) -> DataFrame:
     """A row per arm and cost: the gain and the cost with their intervals, and whether it is on the front."""
-    rows = shown(inputs["scores"][0], settings, (*RATES, "first_token_kl"))
+    rows = shown(inputs["scores"][0], settings, (*RATES, "first_token_kl", "coherence"))
     others = {path.stem: path for path in inputs["effects"]}
     found = []
     for gain in _gains(rows, settings):
@@ -86,7 +86,9 @@ def _costs(
         yield "kl", (row["first_token_kl"], none, none)
         if GAINS[gain["group"]] != "refusal":
             yield "over_refusal", (row["refusal_rate"], row["refusal_low"], row["refusal_high"])
-        yield "broken", tuple(row[f"non_response_{part}"] for part in ("rate", "low", "high"))
+        # Empty where `non_response` means weak: a judge with a score.
+        if row["coherence"] == row["coherence"]:
+            yield "broken", tuple(row[f"non_response_{part}"] for part in ("rate", "low", "high"))
     if "perplexity" in others:
         read = read_table(others["perplexity"], ("arm", "ratio", "ratio_low", "ratio_high"))
         for one in records(read[read["arm"] == gain["arm"]].head(1)):

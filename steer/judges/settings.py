@@ -91,6 +91,13 @@ class LikelihoodJudge(_Judge):
             raise ValueError("a `preset` has a question of its own: leave out `rubric`")
         return self
 
+    @model_validator(mode="after")
+    def _embedded_has_its_own_question(self) -> "LikelihoodJudge":
+        if self.trained and self.rubric in ("fluency", "strongreject"):
+            needs = f"`rubric: {self.rubric}` needs the `path` of a model"
+            raise ValueError(f"{needs}: the embedded judge has a question of its own")
+        return self
+
     @property
     def published(self) -> Preset | None:
         """The row of the published judge that it is."""

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas import DataFrame
 
+from steer.artifacts.files import write_csv
 from steer.figures import pareto, registry
-from tests.figure_inputs import MODEL, build
+from tests.figure_inputs import MODEL, build, scores_rows
 
 point = st.tuples(st.integers(0, 4), st.integers(0, 4))
 
@@ -64,3 +65,13 @@ def test_side_effects_that_are_not_measured_leave_their_panels_out(tmp_path: Pat
     assert set(pareto.table(inputs, settings)["cost"]) == {"kl", "over_refusal", "broken"}
     pareto.draw(inputs, settings, tmp_path / "pareto")
     assert (tmp_path / "pareto.svg").stat().st_size > 1000
+
+
+def test_a_judge_with_a_score_has_no_panel_of_broken_replies(tmp_path: Path) -> None:
+    config = build(tmp_path)
+    paths = registry.paths_of("pareto", config, MODEL)
+    inputs = {key: [Path(path) for path in found] for key, found in paths.items()}
+    rows = [row | {"coherence": None} for row in scores_rows()]
+    write_csv(inputs["scores"][0], rows, [*rows[0]])
+    settings = registry.settings_of("pareto", config, MODEL)
+    assert set(pareto.table(inputs, settings)["cost"]) == {*pareto.COSTS} - {"broken"}

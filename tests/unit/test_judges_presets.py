@@ -206,6 +206,9 @@ def test_the_model_of_a_preset_is_fetched_at_its_commit_unless_a_folder_is_named
     [
         ({"preset": "wildgard"}, "unknown preset `wildgard`; known: llama-guard-3-8b"),
         ({"preset": "wildguard", "rubric": "fluency"}, "leave out `rubric`"),
+        # Without a model, the embedded judge would be trained and asked something else.
+        ({"rubric": "strongreject"}, "`rubric: strongreject` needs the `path`"),
+        ({"rubric": "fluency"}, "`rubric: fluency` needs the `path`"),
     ],
 )
 def test_a_preset_that_is_none_is_an_error(judge: dict[str, str], message: str) -> None:

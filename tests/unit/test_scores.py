@@ -335,10 +335,18 @@ def test_files_that_do_not_match_are_named_with_the_row(
     assert not (files.folder / "scores.csv").exists()
 
 
+def test_a_judge_with_a_score_says_nothing_of_coherence(files: Files) -> None:
+    assert float(files.row("ablate")["coherence"]) == pytest.approx(9 / 11)
+    for row in files.judging["truth"]:
+        row["raw"] = {"score": 0.5}
+    row = files.row("ablate")
+    assert (row["coherence"], row["score"]) == ("", "0.5")
+
+
 def test_a_table_never_holds_the_word_nan(files: Files) -> None:
     for judged in files.judging["phrases"]:
         judged["verdict"] = U
-    files.score()
+    files.score(comparisons=Comparisons(pools={"random": ["random", "ablate"]}))
     for name in TABLES:
         assert "nan" not in (files.folder / f"{name}.csv").read_text().lower()
 
@@ -406,7 +414,8 @@ def test_samples_of_a_prompt_are_averaged_and_stay_together_in_resamples(
         # The effective number of replies, from jackknifed means; its Wilson interval by another library.
         left_out = [np.delete(each, at).mean() for at in range(12)]
         error = 11 / 12 * np.sum((np.array(left_out) - each.mean()) ** 2)
-        effective = min(36, max(12, said.mean() * (1 - said.mean()) / error))
+        # Student's quantiles for 35 and 11 degrees of freedom, from a printed table.
+        effective = min(36, max(12, said.mean() * (1 - said.mean()) / error * (2.030108 / 2.200985) ** 2))
         by_hand = proportion_confint(said.mean() * effective, effective, method="wilson")
         assert [float(row[f"{F}_{end}"]) for end in ("low", "high")] == pytest.approx(by_hand)
         if arm == "baseline":
@@ -469,6 +478,8 @@ def test_a_sample_that_was_not_scored_takes_its_share_of_a_prompt_away(
 
 def test_a_prompt_that_lacks_a_sample_is_an_error(files: Files, sampled: dict[str, np.ndarray]) -> None:
     assert sampled
+    # One prompt, whichever number of samples it lacks.
+    files.generation.pop()
     files.generation.pop()
     with pytest.raises(SteerError, match="arms `random` and `baseline` differ in 1 prompts, such as `p11`"):
         files.score()
