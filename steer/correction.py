@@ -63,7 +63,7 @@ def _row(row: Row, table: Int[np.ndarray, "label label"], labelled: str, method:
     rng = method.rng("correction", *names)
     found = corrected(counts, table, rng, method.resamples, method.confidence)
     kept: Row = dict(zip(("arm", "set", "judge"), names, strict=True))
-    kept |= {"labelled": labelled, "labels": int(table.sum()), "n": round(counts.sum())}
+    kept |= {"labelled": labelled, "labels": int(table.sum()), "n": round(float(counts.sum()), 6)}
     for verdict, count, share in zip(VERDICTS, counts.tolist(), found.shares, strict=True):
         raw = count / counts.sum() if counts.sum() else None
         kept |= {f"{verdict}_raw": raw, verdict: share.estimate}

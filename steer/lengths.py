@@ -62,7 +62,9 @@ def _drawn(answered: Mapping[Path, Path], count: int, seed: int) -> list[Exchang
     found: dict[Exchange, None] = {}
     for replies, prompts in answered.items():
         asked = {prompt.id: prompt.asked for prompt in read_prompts(prompts)}
-        found |= dict.fromkeys(Exchange(asked[one.prompt_id], one.text) for one in iter_replies(replies))
+        # Of sampled replies those of the first sampling seed alone, as agreement counts them.
+        first = (one for one in iter_replies(replies) if not one.sample)
+        found |= dict.fromkeys(Exchange(asked[one.prompt_id], one.text) for one in first)
     # In an order that no file has a say in; equal replies of several arms are one.
     ordered = sorted(found, key=lambda one: (one.prompt, one.reply))
     return random.Random(f"{seed} lengths").sample(ordered, min(count, len(ordered)))

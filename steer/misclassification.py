@@ -69,13 +69,15 @@ def corrected(
         the errors can't be undone, such as for a judge that never gives one of the verdicts.
     """
     undefined = Corrected((UNDEFINED,) * len(judged), 0)
-    n, totals = round(judged.sum()), labelled.sum(axis=1)
-    if n == 0 or (totals == 0).any():
+    whole, totals = float(judged.sum()), labelled.sum(axis=1)
+    if whole == 0 or (totals == 0).any():
         return undefined
-    estimate = correct(judged[None] / judged.sum(), (labelled / totals[:, None])[None])[0]
+    estimate = correct(judged[None] / whole, (labelled / totals[:, None])[None])[0]
     if np.isnan(estimate).any():
         return undefined
-    drawn = rng.multinomial(n, judged / judged.sum(), size=resamples) / n
+    # A part of a prompt is drawn as a whole one.
+    n = max(1, round(whole))
+    drawn = rng.multinomial(n, judged / whole, size=resamples) / n
     rows = [
         rng.multinomial(total, row / total, size=resamples) / total
         for row, total in zip(labelled, totals, strict=True)

@@ -42,7 +42,8 @@ def refusals_of(path: Path) -> Refusals:
 def _own(path: Path) -> dict[str, str]:
     # Named, not imported: sets without own refusals must not depend on the list of phrases.
     phrases = importlib.import_module(PHRASES)
-    rows = [row for row in iter_jsonl(path) if row.get("arm") == "baseline"]
+    # Of sampled replies the first alone, so that which one stands is no matter of their order.
+    rows = [row for row in iter_jsonl(path) if row.get("arm") == "baseline" and not row.get("sample")]
     verdicts = phrases.PhraseMatching().judge([phrases.Exchange("", str(row["text"])) for row in rows])
     found = {
         str(row["prompt_id"]): str(row["text"]).strip()

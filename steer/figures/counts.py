@@ -43,7 +43,7 @@ def rows_of(inputs: Inputs, settings: Settings) -> Iterator[Row]:
         found = Counter(prompt.split for prompt in read_prompts(path))
         test[path.stem] = found["test"]
         yield from _prompts(path.stem, found, settings["sets"][path.stem])
-    yield from _verdicts(inputs["scores"][0], test)
+    yield from _verdicts(inputs["scores"][0], test, settings["generation.samples"])
     for path in inputs["routing"]:
         yield from _routed(path)
     for path in inputs["effects"]:
@@ -61,14 +61,15 @@ def _prompts(name: str, found: Mapping[Any, int], asked: Mapping[str, Any]) -> I
             yield _row("prompts", name, split, asked[split], found[split], "not there, or in a test set")
 
 
-def _verdicts(path: Path, test: Mapping[str, int]) -> Iterator[Row]:
-    """Over the arms that answer a set, which may be fewer than all."""
+def _verdicts(path: Path, test: Mapping[str, int], samples: int) -> Iterator[Row]:
+    """Over the arms that answer a set, which may be fewer than all; of sampled replies in prompts."""
+    what = "verdicts on replies" if samples == 1 else f"prompts with verdicts on {samples} replies each"
     sums: dict[tuple[str, str], list[int]] = {}
     for row in records(read_table(path, SCORED)):
         sums.setdefault((row["judge"], row["set"]), []).append(int(row["n"]))
     for (judge, name), scored in sums.items():
         asked, part = len(scored) * test[name], f"{name}, {len(scored)} arms"
-        yield _row("verdicts on replies", judge, part, asked, sum(scored), "unscored")
+        yield _row(what, judge, part, asked, sum(scored), "unscored")
 
 
 def _routed(path: Path) -> Iterator[Row]:

@@ -196,7 +196,7 @@ FIGURES = {
         "How many of everything",
         "5 Judges and replies",
         ("used", "scores", "routing", "effects", "labelled"),
-        ("sets",),
+        ("sets", "generation.samples"),
         PAGE,
     ),
     "samples": Figure(

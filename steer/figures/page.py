@@ -67,6 +67,11 @@ def short(value: float) -> str:
     return "–" if value != value else f"{value:.2g}".replace("-", "−")
 
 
+def amount(value: float | int) -> str:
+    """How many prompts, of which samples may be parts: two decimals, and none where it is whole."""
+    return f"{round(value, 2):.10g}"
+
+
 def bar(row: Mapping[str, Any]) -> str:
     """CSS background that shows a row's three rates side by side."""
     refusal, broken = 100 * row["refusal_rate"], 100 * (1 - row["full_response_rate"])
@@ -88,6 +93,7 @@ def render(body: str, values: Mapping[str, Any]) -> str:
         "p_value": p_value,
         "decimals": decimals,
         "short": short,
+        "amount": amount,
         "bar": bar,
     }
     environment.filters.update(formats)

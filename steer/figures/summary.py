@@ -43,7 +43,7 @@ controls that comes closest.</p>
 <tr class="group"><td class="text" colspan="14">{{ row.group }}</td></tr>
 {% endif %}
 <tr><td class="text">{{ row.arm }}</td><td>{{ row.n }}</td>
-{% if unscored %}<td>{{ row.unscored }}</td>{% endif %}
+{% if unscored %}<td>{{ row.unscored|amount }}</td>{% endif %}
 
 <td><span class="bar" style="{{ row|bar }}"></span></td>
 {% for verdict in ("refusal", "full_response") %}

@@ -15,6 +15,7 @@ from steer.figures import style
 from steer.figures.arms import GROUPS
 from steer.figures.inputs import Inputs, Settings, records
 from steer.figures.output import save
+from steer.figures.page import amount
 from steer.figures.scores import COUNTS, shown
 from steer.figures.slots import name_slots, slots
 from steer.judges.behaviours import BEHAVIOURS, Behaviour
@@ -87,7 +88,7 @@ def _numbers(axes: Axes, rows: DataFrame, heights: list[float], verdicts: list[s
             if share >= ROOM:
                 axes.text(x, height, style.per_cent(share), ha=side, va="center", color=colour, size=8)
         if row["unscored"]:
-            note = f"{row['unscored']:.0f} unscored"
+            note = f"{amount(row['unscored'])} unscored"
             axes.text(1.01, height, note, ha="left", va="center", color=style.FAINT, size=7)
 
 

@@ -98,7 +98,7 @@ def test_words_and_marks_are_counted_like_tokens() -> None:
 SCORES = {"arm": "ablate", "set": "harmful", "unscored": 0}
 
 
-def corrected(folder: Path, counts: Sequence[int], table: Sequence[Sequence[int]]) -> dict[str, str]:
+def corrected(folder: Path, counts: Sequence[float], table: Sequence[Sequence[int]]) -> dict[str, str]:
     scores, labelled = folder / "scores.csv", folder / "labelled.csv"
     row = SCORES | {"judge": "mine"} | dict(zip(VERDICTS, counts, strict=True))
     write_csv(scores, [row, row | {"judge": "truth"}], list(row))
@@ -117,6 +117,11 @@ def test_rates_are_corrected_beside_the_raw_ones(tmp_path: Path) -> None:
         assert float(row[verdict]) == pytest.approx(float(exact))
         assert float(row[f"{verdict}_low"]) < float(exact) < float(row[f"{verdict}_high"])
     assert (row["labels"], row["n"], row["resamples"], row["note"]) == ("300", "100", "200", "")
+
+
+def test_of_sampled_replies_as_many_prompts_are_corrected_as_were_scored(tmp_path: Path) -> None:
+    row = corrected(tmp_path, [1 / 3, 0, 0], [[80, 15, 5], [10, 85, 5], [4, 20, 76]])
+    assert (row["n"], row["refusal_raw"], row["note"]) == ("0.333333", "1", "")
 
 
 def test_a_judge_that_never_says_a_verdict_is_not_corrected_and_why(tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ def test_a_page_may_load_and_run_nothing() -> None:
         (page.decimals(math.nan), "–"),
         (page.short(-0.0123), "−0.012"),
         (page.short(math.nan), "–"),
+        (page.amount(2 / 3), "0.67"),
+        (page.amount(12.0), "12"),
+        (page.amount(1234), "1234"),
     ],
 )
 def test_numbers_are_printed_as_meant(formatted: str, expected: str) -> None:

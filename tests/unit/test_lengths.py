@@ -88,6 +88,19 @@ def test_verdicts_on_cut_replies_are_held_against_those_on_the_whole_ones(tmp_pa
         assert int(row["full_response_now_refusal"]) == moved
 
 
+def test_of_sampled_replies_the_first_alone_are_looked_at(tmp_path: Path) -> None:
+    greedy, _ = _rows(tmp_path)
+    answered = _answered(tmp_path)
+    for path in answered:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        more = [{**row, "sample": 1, "text": f"other words of {at}"} for at, row in enumerate(rows)]
+        write_jsonl(path, [{**row, "sample": 0} for row in rows] + more)
+    out = tmp_path / "sampled.csv"
+    write_lengths(answered, {"endings": Endings()}, (2, 3), 100, out, Method(), lambda _: None)
+    with out.open() as stream:
+        assert list(csv.DictReader(stream)) == greedy
+
+
 def test_only_so_many_replies_are_looked_at_and_always_the_same(tmp_path: Path) -> None:
     (first, judge), (second, again) = _rows(tmp_path, 5), _rows(tmp_path, 5)
     assert first == second

@@ -19,6 +19,13 @@ def test_rates_are_corrected_as_by_hand_in_exact_fractions() -> None:
     assert found.resamples == 200
 
 
+def test_parts_of_a_prompt_are_corrected_as_whole_ones_are() -> None:
+    thirds = corrected(np.array([1 / 3, 0, 0]), LABELLED, np.random.default_rng(0), 200, 0.95)
+    whole = corrected(np.array([1, 0, 0]), LABELLED, np.random.default_rng(0), 200, 0.95)
+    assert thirds.resamples == whole.resamples == 200
+    assert thirds.shares == whole.shares
+
+
 def test_two_classes_are_rogan_and_gladens_formula() -> None:
     sensitivity, specificity, positive = 0.9, 0.7, 0.5
     labelled = np.array([[90, 10], [30, 70]])

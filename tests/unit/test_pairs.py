@@ -59,6 +59,10 @@ def test_a_models_own_refusals_stand_behind_the_prompts_that_it_refused(tmp_path
         for arm in ("baseline", "ablate")
     ]
     replies.append({"prompt_id": prompt_id(QUESTIONS[8]), "arm": "baseline", "text": "It ends at sea 8."})
+    # Of sampled replies the first alone: what a later one refuses is neither here nor there.
+    replies = [{**row, "sample": 0} for row in replies]
+    again = [row for row in replies if row["arm"] == "baseline"]
+    replies += [{**row, "sample": 1, "text": "I'm sorry, I can't tell."} for row in again]
     own = tmp_path / "generation.jsonl"
     write_jsonl(own, replies)
     sides = {
@@ -66,6 +70,7 @@ def test_a_models_own_refusals_stand_behind_the_prompts_that_it_refused(tmp_path
         for target in ("refusal", "compliance")
     }
     assert {row.text for row in sides["refusal"]} == set(QUESTIONS[:8])
+    assert len({row.target for row in sides["refusal"]}) == 8
     # What the model answered makes no pair, on neither side.
     assert [row.pair for row in sides["refusal"]] == [row.pair for row in sides["compliance"]]
     for row in sides["refusal"]:
