@@ -125,10 +125,15 @@ CHOOSES_FOR: dict[str, Callable[[ArmSettings], bool]] = {
 # Stages that run on the engine that a model names; another engine leaves the others as they are.
 ENGINES = ("activations", "generation")
 
+# What says how replies are drawn, so nothing of greedy ones.
+DRAWING = ("seed", "generation.temperature", "generation.top_p", "generation.samples")
+
 
 def settings_of(stage: str, config: Config, names: Mapping[str, str]) -> dict[str, Any]:
     """The settings that a stage reads, by dotted key, as JSON-able values."""
-    found = pick(config, STAGES[stage].settings, names)
+    greedy = stage == "generation" and config.generation.temperature == 0
+    read = (key for key in STAGES[stage].settings if not (greedy and key in DRAWING))
+    found = pick(config, read, names)
     if stage == "prompts":
         found |= pick(config, _beside(config, names["set"]), names)
         # Who answers a set has no say in what it holds.

@@ -7,7 +7,7 @@ import pytest
 from steer.artifacts.provenance import code_digest, modules_behind
 from steer.config import Config, load, merge, parse
 from steer.figures import index, registry
-from steer.stages import JUDGES, STAGES, trigger
+from steer.stages import JUDGES, STAGES, settings_of, trigger
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = load(ROOT / "config.yaml")
@@ -50,7 +50,7 @@ MODEL |= {"pairing", "detection", "decomposition", "truth", "experts", "capabili
             {"seed": 1},
             {
                 *("agreement", "correction", "prompts", "routing", "detection", "scores", "fluency"),
-                *("capability", "perplexity", "lengths", "questions", "generation"),
+                *("capability", "perplexity", "lengths", "questions"),
             },
         ),
         ({"sets": {"harmful": {"test": 7}}}, {"prompts"}),
@@ -103,6 +103,15 @@ def test_a_changed_setting_triggers_the_stages_that_read_it_and_no_other(
     changes: dict[str, Any], expected: set[str]
 ) -> None:
     assert _changed(changes) == expected
+
+
+def test_only_sampled_replies_depend_on_how_they_are_drawn() -> None:
+    assert {*settings_of("generation", DEFAULT, NAMES)} == {"models.{model}", "generation.max_new_tokens"}
+    hot = {"generation": {"temperature": 0.7}}
+    assert _changed(hot) == {"generation"}
+    others = [{"seed": 1}, {"generation": {"top_p": 0.9}}, {"generation": {"samples": 3}}]
+    changed = [parse(merge(DEFAULT.model_dump(mode="json"), merge(hot, one))) for one in [{}, *others]]
+    assert len({trigger("generation", config, **NAMES) for config in changed}) == 4
 
 
 def test_the_judge_of_the_trials_triggers_the_choices_that_it_judges() -> None:
