@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from steer.artifacts.files import read_jsonl, write_jsonl
 from steer.errors import SteerError
-from steer.figures import page, registry
+from steer.figures import counts, page, registry
 from tests.figure_inputs import ARMS, HOSTILE, LABELS, MODEL, build, config
 
 
@@ -124,3 +124,18 @@ def test_agreement_has_a_cell_per_arm_and_set_and_a_dash_where_kappa_is_undefine
     assert text.count("<h2>") == judges + 1
     assert text.index("<h2>small against grammar on held-out text") < text.index("<h2>small against truth on")
     assert text.count("97&nbsp;%") == len(("val", "test"))
+
+
+@pytest.mark.parametrize(
+    ("samples", "what"),
+    [(1, "verdicts on replies"), (3, "prompts with verdicts on 3 replies each")],
+)
+def test_of_sampled_replies_prompts_are_counted_and_called_so(
+    tmp_path: Path, samples: int, what: str
+) -> None:
+    config = build(tmp_path)
+    paths = registry.paths_of("counts", config, MODEL)
+    inputs = {key: [Path(path) for path in found] for key, found in paths.items()}
+    settings = registry.settings_of("counts", config, MODEL) | {"generation.samples": samples}
+    named = {row["what"] for row in counts.rows_of(inputs, settings)}
+    assert [one for one in named if "verdicts on" in one] == [what]
