@@ -5,12 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from steer.figures import index, registry
-from tests.figure_inputs import HOSTILE, MODEL, build, config
+from tests.figure_inputs import HOSTILE, LABELS, MODEL, build, config
 from tests.report.browser import Page, browser, find
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +34,33 @@ rule all:
 """
 
 
+SPLITS = {"train": 8, "val": 8, "test": 50}
+PAIRS = {
+    name: {"source": "grammar", "label": "harmful", "train": 8, "target": target}
+    for name, target in {"refusing": "refusal", "complying": "compliance"}.items()
+}
+# What a study needs to be planned, beside what figures read.
+WHOLE: dict[str, Any] = {
+    "report": {"replies": "full"},
+    "sets": {
+        **{name: {"source": "grammar", "label": label, **SPLITS} for name, label in LABELS.items()},
+        **PAIRS,
+    },
+    "contrasts": {"prompt": {"first": "refusing", "second": "complying", "paired": True}},
+}
+
+
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report, with replies in full, made by Snakemake from the figures' own rules."""
     folder = tmp_path_factory.mktemp("report")
     build(folder / "results")
     (folder / "data").symlink_to(ROOT / "data")
-    settings = config("results", report={"replies": "full"}).model_dump(mode="json", exclude_unset=True)
+    for name in PAIRS:
+        (folder / f"results/prompts/{name}.jsonl").symlink_to(folder / "results/prompts/harmful.jsonl")
+    # The model's own folder, which the settings name; no figure reads it.
+    (folder / "checkpoint").mkdir()
+    settings = config("results", **WHOLE).model_dump(mode="json", exclude_unset=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     (folder / "Snakefile").write_text(SNAKEFILE)
     for arguments in (["--cores", "1"], ["--report", "report.html"]):
