@@ -2,7 +2,13 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from steer.config import check_removals, merge, parse as parse_settings, read_settings
+from steer.config import (
+    check_removals,
+    laid_over,
+    merge,
+    parse as parse_settings,
+    read_settings,
+)
 
 # Path variables, which name the folder of the results once, came with 9.12.
 min_version("9.12")
@@ -11,9 +17,13 @@ min_version("9.12")
 configfile: "config.yaml"
 
 
+# An override may leave out what an earlier one added, which the merged settings no longer tell.
+check_removals(
+    laid_over("config.yaml", *workflow.overwrite_configfiles),
+    dict(workflow.config_settings.config),
+)
 # Snakemake puts what overrides add before what it is added to; tables and figures follow the order here.
 default = read_settings(Path("config.yaml"))
-check_removals(default, config)
 settings = parse_settings(merge(default, config))
 # Captions name settings that config.yaml leaves at their defaults.
 config.update(settings.model_dump(mode="json"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,9 @@ COUNTS = (
     "decoder_sparse_step",
 )
 
+Revision = Annotated[str, Field(pattern=r"^[\w./-]+$")]
+Device = Annotated[str, Field(pattern=r"^(auto|(cpu|cuda|mps|xpu|hpu|npu)(:\d+)?)$")]
+"""Where a model is loaded; `auto` spreads it over all GPUs, memory and disk."""
 Stored = Literal["float32", "bfloat16", "float16", "float8", "mxfp4"]
 
 
@@ -121,9 +124,16 @@ def _check_counts(path: Path, told: Any) -> None:
     wrong = [
         key for key in COUNTS if isinstance(told, dict) and type(told.get(key, 0)) not in (int, NoneType)
     ]
+    if isinstance(told, dict) and not _are_layers(told.get("mlp_only_layers")):
+        cause = f"`mlp_only_layers` is {told['mlp_only_layers']!r}, no list of layers"
+        raise SteerError(str(path), cause, "fetch the model's own config.json again")
     if wrong or not isinstance(told, dict):
         cause = f"`{wrong[0]}` is {told[wrong[0]]!r}, no whole number" if wrong else "holds no settings"
         raise SteerError(str(path), cause, "fetch the model's own config.json again")
+
+
+def _are_layers(told: Any) -> bool:
+    return told is None or (isinstance(told, list) and all(type(layer) is int for layer in told))
 
 
 def expert_count(config: dict[str, Any]) -> int:

@@ -4,7 +4,8 @@ The configuration itself is checked where it is typed (`steer.config`); here it 
 names: the grammar, the table of public sources, prompts and models of the user's own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from itertools import islice
 from pathlib import Path
 
 from steer.catalogue import hub_id
@@ -34,25 +35,33 @@ def check_study(config: Config, grammar: Path, sources: Path) -> None:
     _check_sources(config, sources)
     _check_memory(config, sources)
     _check_contrasts(config)
+    if not config.generation.sets:
+        raise SteerError("`generation.sets`", "is empty, so that nothing is answered", "name a set")
     for key, name, split, use in _wanted(config):
         if not getattr(config.sets[name], split):
             cause = f"set `{name}` has no `{split}` prompts, and {use}"
             raise SteerError(f"`{key}`", cause, f"give it some (`sets.{name}.{split}`), or name another set")
     _check_grammar(config, grammar)
     for name in config.used_sets:
-        _check_size(name, config.sets[name])
+        if not Path(config.sets[name].source).is_relative_to(config.results):
+            _check_size(name, config.sets[name])
     for key, path in _named_files(config):
         if not path.is_relative_to(config.results) and not path.is_file():
             raise SteerError(f"`{key}`", f"no such file: {path}", "correct the path of the file")
 
 
-def check_keys(config: Config) -> None:
+def check_keys(config: Config, asked: Set[str]) -> None:
     """Check that the keys of judges on servers are in the environment, before anything is made to judge.
+
+    Args:
+        config: the study.
+        asked: names of the judges that will be asked.
 
     Raises:
         SteerError: one is missing, or can't be a key. None is ever shown.
     """
-    servers = {name: one for name, one in config.judges.items() if isinstance(one, ServerJudge)}
+    judges = {name: one for name, one in config.judges.items() if name in asked}
+    servers = {name: one for name, one in judges.items() if isinstance(one, ServerJudge)}
     if servers:
         # Its client is slow to import, and few studies need it.
         from steer.judges.server import read_key
@@ -70,8 +79,14 @@ def _wanted(config: Config) -> Iterator[tuple[str, str, str, str]]:
             yield f"contrast.{label}", held, "val", "layer, position and strength are chosen on them"
     if any(model.has_experts for model in config.models.values()):
         yield from _wanted_by_routing(config)
+    if any(model.is_planted for model in config.models.values()):
+        for label in ("harmful", "harmless"):
+            held = getattr(config.contrast, label)
+            yield f"contrast.{label}", held, "test", "what is planted is checked on them"
     for at, held in enumerate(config.generation.sets):
         yield f"generation.sets.{at}", held, "test", "those are answered"
+    for at, held in enumerate(config.perplexity.sets):
+        yield f"perplexity.sets.{at}", held, "test", "those are read"
 
 
 def _wanted_by_routing(config: Config) -> Iterator[tuple[str, str, str, str]]:
@@ -136,13 +151,13 @@ def _check_grammar(config: Config, folder: Path) -> None:
 
 
 def _check_size(name: str, settings: SetSettings) -> None:
-    """A file of the user's holds at least the prompts asked for."""
-    path = Path(settings.source)
+    """A file of the user's holds at least the prompts asked for; one that the flow makes is made anew."""
+    path, asked = Path(settings.source), sum(settings.sizes.values())
     if not path.suffix or not path.is_file():
         return
     with path.open("rb") as stream:
-        lines = sum(1 for line in stream if line.strip())
-    if lines < (asked := sum(settings.sizes.values())):
+        lines = sum(1 for _ in islice((line for line in stream if line.strip()), asked))
+    if lines < asked:
         cause = f"{path} holds {lines} prompts, and {asked} are asked for"
         raise SteerError(f"`sets.{name}`", cause, "lower train, val or test of the set")
 

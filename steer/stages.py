@@ -67,7 +67,7 @@ STAGES = {
         ("models.{model}", "contrast", "selection.experts", "arms", "judges.{judge}"),
     ),
     "ranges": Stage("steer.selection.ranges", ("contrast",)),
-    "arms": Stage("steer.selection.arms", ("arms",)),
+    "arms": Stage("steer.selection.arms", ("arms", "behaviour")),
     "generation": Stage(
         "steer.generation",
         (
@@ -101,7 +101,10 @@ STAGES = {
         "steer.correction", ("agreement.correct_by", "scores.confidence", "scores.resamples", "seed")
     ),
     "fluency": Stage("steer.fluency", ("scores", "seed")),
-    "scores": Stage("steer.scores", ("scores", "behaviour", "seed", "contrast", "contrasts", "arms")),
+    "scores": Stage(
+        "steer.scores",
+        ("scores", "behaviour", "seed", "contrast", "contrasts", "arms", "selection.rerouting.ranking"),
+    ),
 }
 
 

@@ -47,7 +47,8 @@ def _scores(config: "Config", args: argparse.Namespace) -> None:
         BEHAVIOURS[config.behaviour],
     )
     estimating = [prompts / f"{name}.jsonl" for name in config.estimating]
-    claims = compared({name: arm.model_dump(mode="json") for name, arm in config.arms.items()})
+    arms = {name: arm.model_dump(mode="json") for name, arm in config.arms.items()}
+    claims = compared(arms, config.selection.rerouting.ranking)
     comparisons = Comparisons(claims, config.pools, config.recovered)
     out = Tables(args.out, args.agreement, args.categories, args.pooled, args.recovery)
     score(sets, estimating, out, method, comparisons)

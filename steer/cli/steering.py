@@ -61,6 +61,7 @@ def _rerouting(config: "Config", args: argparse.Namespace) -> None:
 
 def _arms(config: "Config", args: argparse.Namespace) -> None:
     from steer.config import RouterArm
+    from steer.judges.behaviours import BEHAVIOURS
     from steer.selection.arms import write_arms
     from steer.selection.swapping import Recorded
 
@@ -71,7 +72,8 @@ def _arms(config: "Config", args: argparse.Namespace) -> None:
     }
     files = zip(args.prompt_sets or (), args.activations or (), strict=True)
     sources = {prompts.stem: Recorded(prompts, activations) for prompts, activations in files}
-    write_arms(*common, arms, config.activations.positions, args.experts, sources)
+    told = (BEHAVIOURS[config.behaviour], config.contrasts_of_classes)
+    write_arms(*common, arms, config.activations.positions, args.experts, sources, *told)
 
 
 def _ranges(_config: "Config", args: argparse.Namespace) -> None:

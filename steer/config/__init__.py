@@ -15,7 +15,7 @@ from steer.config.arms_experts import (
 from steer.config.arms_stream import BaselineArm, ReplayArm, ResidualArm, SwapArm
 from steer.config.base import Name, Scope, Settings, Share, Split
 from steer.config.capability import CapabilitySettings, PerplexitySettings, TaskSettings
-from steer.config.files import check_removals, load, merge, pick, read_settings
+from steer.config.files import check_removals, laid_over, load, merge, pick, read_settings
 from steer.config.models import ModelSettings
 from steer.config.parsing import parse
 from steer.config.prompts import (
@@ -92,6 +92,7 @@ __all__ = [
     "TaskSettings",
     "TruthSettings",
     "check_removals",
+    "laid_over",
     "load",
     "merge",
     "parse",

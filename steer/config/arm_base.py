@@ -13,6 +13,8 @@ Place = Annotated[int, Field(le=-1)]
 
 # Experts that are picked at random.
 DRAWN = ("matched", "random")
+# Experts of a layer, the nearest in how often they are called, that the seeds of `matched` go through.
+POOL = 4
 _DOSE = ("layer", "position", "coefficient", "scope")
 
 

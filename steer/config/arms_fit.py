@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TypeGuard
 
+from steer.config.arm_base import CopyingArm, DrawnArm
 from steer.config.arms import ArmSettings
 from steer.config.arms_experts import ExpertArm, ExpertDirectionArm, ExpertGateArm, RouterArm
 from steer.config.arms_stream import BaselineArm, ReplayArm, ResidualArm, SwapArm
@@ -58,6 +59,9 @@ def _check_numbers(name: str, arm: ArmSettings, model: str, size: Size) -> None:
         asked, there = (own.activated or 0) + (own.deactivated or 0), size.experts * len(size.moe_layers)
         if asked > there:
             raise ValueError(f"`arms.{name}`: reroutes {asked} experts, and model `{model}` has {there}")
+        if own.experts != "detected" and 2 * asked > there:
+            cause = f"wants {asked} others than the {asked} that it stands for"
+            raise ValueError(f"`arms.{name}`: {cause}, and model `{model}` has {there}")
 
 
 def _avoided(arm: ArmSettings) -> Iterator[tuple[str, int, int]]:
@@ -123,6 +127,9 @@ def _check_like(name: str, arm: ArmSettings, arms: Mapping[str, ArmSettings]) ->
     other = arms[like]
     if isinstance(other, BaselineArm) or like_of(other):
         raise ValueError(f"`arms.{name}.like`: `{like}` has no dose of its own to copy")
+    if isinstance(other, DrawnArm) and isinstance(arm, CopyingArm) and other.polarity != arm.polarity:
+        cause = f"is {arm.polarity}, and `{like}`, whose dose it copies, is {other.polarity}"
+        raise ValueError(f"`arms.{name}.polarity`: {cause}; give it `polarity: {other.polarity}` too")
     if isinstance(arm, ExpertDirectionArm | ExpertGateArm):
         _check_same_experts(name, arm, other)
     elif not isinstance(other, ResidualArm):

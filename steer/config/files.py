@@ -18,13 +18,22 @@ def load(*paths: Path | str) -> Config:
     Raises:
         SteerError: a file is missing or not YAML, or the result is not a valid configuration.
     """
+    return parse(laid_over(*paths), " + ".join(str(path) for path in paths))
+
+
+def laid_over(*paths: Path | str) -> dict[str, Any]:
+    """The values of one configuration file and of the overrides laid over it, in order, as they stand there.
+
+    Raises:
+        SteerError: a file is missing or not YAML, or leaves out what those before it don't have.
+    """
     merged: dict[str, Any] = {}
     for path in paths:
         over = read_settings(Path(path))
         if merged:
             check_removals(merged, over, str(path))
         merged = merge(merged, over)
-    return parse(merged, " + ".join(str(path) for path in paths))
+    return merged
 
 
 def read_settings(path: Path) -> dict[str, Any]:

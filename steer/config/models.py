@@ -6,7 +6,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from steer.catalogue import HubModel, architecture, expert_count, hub_id, layers_with_experts
+from steer.catalogue import (
+    Device,
+    HubModel,
+    Revision,
+    architecture,
+    expert_count,
+    hub_id,
+    layers_with_experts,
+)
 from steer.config.base import Name, Settings
 from steer.config.system_prompts import SYSTEM_PROMPTS
 from steer.errors import SteerError
@@ -54,9 +62,8 @@ class ModelSettings(Settings):
         description="Folder of a checkpoint, or the name of a model on the hub (`owner/name`), whose weights"
         " are then fetched; leave out for a model that is trained here.",
     )
-    revision: str | None = Field(
+    revision: Revision | None = Field(
         None,
-        pattern=r"^[\w./-]+$",
         description="Commit of the checkpoint, recorded with every result. Of a model on the hub also a tag"
         " or branch, or nothing: the commit that the first download finds is kept in the file `lock`, and"
         " required from then on.",
@@ -64,9 +71,8 @@ class ModelSettings(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type that the weights are loaded in and the forward pass runs in."
     )
-    device: str = Field(
+    device: Device = Field(
         "cpu",
-        pattern=r"^(auto|cpu|(cuda|mps|xpu|hpu|npu)(:\d+)?)$",
         description="Device that the model is loaded on; `auto` spreads it over all GPUs, and over memory and"
         " disk where they are full.",
     )

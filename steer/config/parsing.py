@@ -1,5 +1,6 @@
 """Values become settings, or an error that names the key."""
 
+import re
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +12,8 @@ from steer.errors import SteerError
 
 TAGS = ("kind", "operation")
 """Settings that tell which kind of a section is meant."""
+FORM = re.compile(r"(tuple|list|dict|literal|nullable|constrained-\w+|function-\w+)\[")
+"""How pydantic calls a form of a value in the location of a problem; a user's keys may have brackets."""
 
 
 def parse(values: dict[str, Any], origin: str = "the configuration") -> Config:
@@ -64,7 +67,7 @@ def _explain(problem: Any) -> str:
 
 def _fits_no_form(location: tuple[int | str, ...]) -> str | None:
     """The problem of a value that may have several forms, which pydantic tells of each of them."""
-    at = next((at for at, part in enumerate(location) if "[" in str(part) and part != "[key]"), None)
+    at = next((at for at, part in enumerate(location) if at and FORM.match(str(part))), None)
     if at is None:
         return None
     keys, _ = _walk(location[:at])

@@ -116,6 +116,12 @@ class Config(Settings):
         return {name: arm.ranking for name, arm in arms if arm.ranking not in (None, chosen)}
 
     @property
+    def contrasts_of_classes(self) -> set[Name]:
+        """The contrasts whose sides are harmful and harmless prompts, in this order."""
+        labels = {name: [self.sets[held].label for held in one.sets] for name, one in self.contrasts.items()}
+        return {name for name, sides in labels.items() if sides == ["harmful", "harmless"]}
+
+    @property
     def uses_directions(self) -> bool:
         """Whether an arm is made of the refusal directions, or of what was chosen along with them."""
         return not all(
@@ -308,6 +314,13 @@ class Config(Settings):
             if model.upcycle:
                 taught = enumerate((*model.upcycle.refused, *model.upcycle.answered))
                 known_names("set", {f"models.{name}.upcycle, set {at}": one for at, one in taught}, self.sets)
+        return self
+
+    @model_validator(mode="after")
+    def _ranking_is_there(self) -> "Config":
+        if any(arm.detected for arm in self.arms.values()):
+            ranking = {"selection.rerouting.ranking": self.selection.rerouting.ranking}
+            known_names("contrast", ranking, self.contrasts)
         return self
 
     @model_validator(mode="after")

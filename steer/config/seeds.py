@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from steer.config.arm_base import POOL
+
 
 def expanded(arms: Mapping[str, Any]) -> dict[str, Any]:
     """The arms, with one for each of the `seeds` of those that ask for several.
@@ -10,7 +12,7 @@ def expanded(arms: Mapping[str, Any]) -> dict[str, Any]:
     The first keeps the name and the seed; the others are called by theirs, and all are of one `pool`.
 
     Raises:
-        ValueError: another arm has the name of one of them.
+        ValueError: another arm has the name of one of them, or there are more seeds than can differ.
     """
     found: dict[str, Any] = {}
     for name, values in arms.items():
@@ -26,6 +28,9 @@ def _members(name: str, values: Any) -> list[tuple[str, Any]]:
     # Anything else is checked where it is typed.
     if type(seeds) is not int or seeds < 2:
         return [(name, values)]
+    if values.get("experts") == "matched" and seeds > POOL:
+        cause = f"is {seeds}, and `matched` goes through the {POOL} nearest experts, then through them again"
+        raise ValueError(f"`arms.{name}.seeds`: {cause}; ask for at most {POOL}")
     first = values.get("seed", 0)
     if type(first) is not int:
         return [(name, values)]

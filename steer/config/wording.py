@@ -41,11 +41,19 @@ def worded(problem: Mapping[str, Any]) -> str:
         return "a name has lower-case letters, digits, `-` and `_`, the last two not first"
     if kind in ("too_short", "too_long"):
         return SAID[kind](about)
+    if is_secret(problem["loc"]):
+        # A key that was pasted in by mistake must not reach a log.
+        return SAID[kind](about) if kind in SAID else "is not what is wanted there; it is not shown"
     if kind in SAID:
         return f"is {shown(problem['input'])}; {SAID[kind](about)}"
     if (wanted := KINDS.get(kind.partition("_")[0])) and kind.endswith(("_type", "_parsing", "_from_float")):
         return f"is {shown(problem['input'])}, not {wanted}"
     return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def is_secret(location: tuple[int | str, ...]) -> bool:
+    """Whether someone may have put a key there: it is a judge's `key`, or stands in its `extra` fields."""
+    return location[:1] == ("judges",) and (location[-1] == "key" or "extra" in location[2:])
 
 
 def shown(value: Any) -> str:

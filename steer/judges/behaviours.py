@@ -7,6 +7,7 @@ from typing import Literal
 from steer.judges.verdicts import VERDICTS, Verdict
 
 BehaviourName = Literal["refusal", "faithfulness"]
+Side = Literal[1, 2]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class Behaviour:
     def wanted(self, polarity: str) -> Verdict:
         """The verdict that a polarity, `suppress` or `induce`, is after."""
         return self.induced if polarity == "induce" else self.suppressed
+
+    def told_on(self, polarity: str) -> Side:
+        """The side of a contrast that the effect of a polarity is told on.
+
+        Side 1 is the harmful or the refusing one; of a behaviour that is for prompts of any label, the one
+        that shows it, as the sets that are answered do.
+        """
+        return 2 if self.labels and self.labels[polarity] == "harmless" else 1
 
     def is_for(self, polarity: str, labels: Set[str]) -> bool:
         """Whether a polarity is for prompts of these labels."""

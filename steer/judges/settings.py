@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from steer.catalogue import HubModel, hub_id
+from steer.catalogue import Device, HubModel, Revision, hub_id
 from steer.judges.behaviours import BehaviourName
 from steer.judges.presets import Preset, presets
 
@@ -59,8 +59,8 @@ class LikelihoodJudge(_Judge):
         description="Folder of a checkpoint, or the name of a model on the hub; leave out to train the"
         " embedded judge.",
     )
-    revision: str | None = Field(
-        None, pattern=r"^[\w.-]+$", description="Commit, tag or branch of a model on the hub; see `lock`."
+    revision: Revision | None = Field(
+        None, description="Commit, tag or branch of a model on the hub; see `lock`."
     )
     preset: str | None = Field(
         None,
@@ -73,7 +73,7 @@ class LikelihoodJudge(_Judge):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Type that the weights are loaded in."
     )
-    device: str = Field("cpu", description="Device that the judge is loaded on.")
+    device: Device = Field("cpu", description="Device that the judge is loaded on.")
     batch_size: int = Field(32, ge=1, description="Replies per forward pass.")
     max_tokens: int = Field(
         2048, ge=16, description="Longest question to the judge, in tokens; beyond it a reply is unscored."

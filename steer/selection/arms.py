@@ -1,7 +1,7 @@
 """Stage `arms`: write every arm of the configuration as data, with the dose that was chosen for it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,18 @@ from steer.config import (
     SwapArm,
 )
 from steer.config.arm_base import DrawnArm
-from steer.config.arms_fit import acts_on_experts
+from steer.config.arms_fit import acts_on_experts, like_of
 from steer.errors import SteerError
+from steer.judges.behaviours import REFUSAL, Behaviour
 from steer.models.interventions import Arm, Operation
 from steer.selection.candidates import Directions, digests, read_directions
 from steer.selection.experts_directions import ExpertDirections, read_expert_directions
 from steer.selection.experts_making import ExpertDose, dose_of, make_expert_arm, matches
 from steer.selection.making import Dose, make_arm
-from steer.selection.matching import COLUMNS, Match, tell
+from steer.selection.matching import CLASSES, COLUMNS, SIDES, Match, tell
 from steer.selection.ranges import read_ranges
-from steer.selection.rerouted import control_matches, ranking_path, rerouted_arm
+from steer.selection.repeats import done_by, warn_of_repeats
+from steer.selection.rerouted import control_matches, ranking_of, ranking_path, rerouted_arm
 from steer.selection.strength import best_places, chosen_places, is_tuned
 from steer.selection.swapping import Recorded, swap_arm
 
@@ -52,6 +54,8 @@ class Choices:
         strength: the chosen dose of each tuned arm on the residual stream.
         expert_directions: those of experts; None where no arm needs them.
         experts: the chosen experts of each arm that has them selected.
+        behaviour: what is steered.
+        by_class: contrasts whose sides are harmful and harmless prompts.
     """
 
     facts: ModelFacts
@@ -62,6 +66,8 @@ class Choices:
     strength: Mapping[str, Any]
     expert_directions: ExpertDirections | None
     experts: Mapping[str, Any]
+    behaviour: Behaviour
+    by_class: Set[str]
 
 
 def write_arms(
@@ -73,6 +79,8 @@ def write_arms(
     positions: int,
     experts_path: Path | None = None,
     sources: Mapping[str, Recorded] | None = None,
+    behaviour: Behaviour = REFUSAL,
+    by_class: Set[str] = frozenset(),
 ) -> None:
     """Write `<out>/<arm>.safetensors` for every arm, and `<out>/controls.csv` about matched experts.
 
@@ -85,6 +93,8 @@ def write_arms(
         positions: prompt positions that directions were estimated at.
         experts_path: `directions/experts.safetensors`; None where no arm acts on experts.
         sources: files of the sets that arms swap from, by the set's name.
+        behaviour: what is steered, which says what side of a contrast an effect is told on.
+        by_class: contrasts whose sides are harmful and harmless prompts; sides of others have no such names.
 
     Raises:
         SteerError: directions or choices are missing or of another model, the model has no experts for
@@ -101,10 +111,13 @@ def write_arms(
         read_json(selection / "strength.json")["choices"] if directions_path else {},
         _expert_directions(facts, arms, positions, experts_path),
         _expert_choices(arms, selection),
+        behaviour,
+        by_class,
     )
     chosen = {"directions": directions_path, "strength": selection / "strength.json"}
     inputs = digests(facts, **{name: path for name, path in chosen.items() if directions_path and path})
     controls: list[Row] = []
+    drawn: dict[str, tuple[str, str]] = {}
     for name, settings in arms.items():
         arm = _arm(name, arms, made)
         # An arm on the residual stream does not depend on what was found out about experts.
@@ -118,13 +131,29 @@ def write_arms(
         origin = provenance("steer.selection.arms", settings.model_dump(mode="json"), inputs | more)
         path, measured = out / f"{name}.safetensors", _measured(source, edited, arm, arms, made)
         controls += [{"arm": name, **row} for row in measured.get("matched", ())]
+        if isinstance(settings, DrawnArm) and settings.pool:
+            drawn[name] = (settings.pool, done_by(arm))
         write_arm(path, arm, model=facts.digest, provenance=origin, measured=measured)
         tuned = "tuned" if is_tuned(settings) else "as configured"
         log.info("%s: %s, %s, %s", name, arm.operations or "unsteered", tuned, arm_digest(arm))
-    write_csv(out / "controls.csv", controls, COLUMNS)
+    warn_of_repeats(drawn)
+    _write_controls(out / "controls.csv", controls, arms, made, experts_path)
+
+
+def _write_controls(
+    path: Path,
+    controls: Sequence[Row],
+    arms: Mapping[str, ArmSettings],
+    made: Choices,
+    experts_path: Path | None,
+) -> None:
+    write_csv(path, controls, COLUMNS)
     # Adding any other arm leaves the table and its record as they are.
-    known = {str(row["arm"]): arms[str(row["arm"])].model_dump(mode="json") for row in controls}
-    attach(out / "controls.csv", provenance("steer.selection.arms", known, digests(facts)))
+    matched = {str(row["arm"]): arms[str(row["arm"])] for row in controls}
+    likes = {like: arms[like] for arm in matched.values() if (like := like_of(arm))}
+    known = {name: arm.model_dump(mode="json") for name, arm in (matched | likes).items()}
+    inputs = digests(made.facts, **_control_inputs(matched.values(), made.selection, experts_path))
+    attach(path, provenance("steer.selection.arms", known, inputs))
 
 
 def _expert_directions(
@@ -161,6 +190,22 @@ def _expert_inputs(settings: ArmSettings, selection: Path, experts_path: Path | 
     return {**inputs, "choice": file_digest(choice)} if choice.is_file() else inputs
 
 
+def _control_inputs(
+    matched: Iterable[ArmSettings], selection: Path, experts_path: Path | None
+) -> dict[str, Path]:
+    """The files that matched experts are picked by, and those that they stand for."""
+    files: dict[str, Path] = {}
+    for settings in matched:
+        if isinstance(settings, RouterArm):
+            ranking = ranking_of(settings, selection)
+            files["rerouting"] = selection / "rerouting.json"
+            files[f"ranking {ranking}"] = ranking_path(selection, ranking)
+        elif experts_path is not None:
+            files["experts"], choice = experts_path, selection / "experts.json"
+            files |= {"choice": choice} if choice.is_file() else {}
+    return files
+
+
 def _router_inputs(settings: ArmSettings, selection: Path) -> dict[str, str]:
     inputs = {}
     if settings.detected:
@@ -178,8 +223,9 @@ def _measured(
     """The controls of experts with how often all are called, and the range, by layer, of shifted logits."""
     measured: dict[str, Any] = {}
     if isinstance(settings, DrawnArm) and (found := _matched(name, settings, arms, made)):
-        tell(name, found, settings.polarity)
-        measured["matched"] = [match.row(settings.polarity) for match in found]
+        side, called = made.behaviour.told_on(settings.polarity), _called(settings, made)
+        tell(name, found, side, called)
+        measured["matched"] = [match.row(side, called) for match in found]
     if isinstance(settings, BiasArm):
         shifted = (*arm.operations, *arm.twin)
         layers = {one.layer for one in shifted if one.operation == "bias_router"}
@@ -188,15 +234,23 @@ def _measured(
     return measured
 
 
+def _called(settings: DrawnArm, made: Choices) -> tuple[str, str]:
+    """What the sides are called that an arm's experts were counted on; directions are of the two classes."""
+    if isinstance(settings, RouterArm) and ranking_of(settings, made.selection) not in made.by_class:
+        return SIDES
+    return CLASSES
+
+
 def _matched(
     name: str, settings: ArmSettings, arms: Mapping[str, ArmSettings], made: Choices
 ) -> tuple[Match, ...]:
     """The experts of a control with those that it stands for; none of another arm."""
     if isinstance(settings, RouterArm) and settings.experts == "random":
-        return control_matches(name, settings, made.selection)
+        return control_matches(name, settings, made.selection, made.behaviour)
     if isinstance(settings, ExpertDirectionArm | ExpertGateArm) and settings.experts == "matched":
         assert made.expert_directions is not None
-        return matches(settings, made.expert_directions, _expert_dose(name, arms, made))
+        dose = _expert_dose(name, arms, made)
+        return matches(settings, made.expert_directions, dose, made.behaviour)
     return ()
 
 
@@ -205,7 +259,7 @@ def _arm(name: str, arms: Mapping[str, ArmSettings], made: Choices) -> Arm:
     if isinstance(settings, BaselineArm):
         return Arm(name)
     if isinstance(settings, RouterArm):
-        return rerouted_arm(name, settings, made.selection)
+        return rerouted_arm(name, settings, made.selection, made.behaviour)
     if isinstance(settings, ReplayArm):
         return taken_apart(name, settings, _arm(settings.of, arms, made))
     if isinstance(settings, SwapArm):
@@ -219,7 +273,8 @@ def _arm(name: str, arms: Mapping[str, ArmSettings], made: Choices) -> Arm:
         dose = _dose(source, arms[source], made)
         return make_arm(name, settings, made.directions, dose, _best(arms[source], made.selection))
     assert made.expert_directions is not None
-    return make_expert_arm(name, settings, made.expert_directions, _expert_dose(name, arms, made))
+    experts = _expert_dose(name, arms, made)
+    return make_expert_arm(name, settings, made.expert_directions, experts, made.behaviour)
 
 
 def taken_apart(name: str, settings: ReplayArm, whole: Arm) -> Arm:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steer.config import ExpertDirectionArm, ExpertGateArm
 from steer.errors import SteerError
+from steer.judges.behaviours import REFUSAL, Behaviour
 from steer.models.interventions import Arm, Operation, Scope, unit
 from steer.selection.experts_directions import ExpertDirections
 from steer.selection.matching import Match, matched_experts
@@ -65,7 +66,10 @@ def _pairs(pairs: Any) -> tuple[Pair, ...]:
 
 
 def matches(
-    settings: ExpertDirectionArm | ExpertGateArm, directions: ExpertDirections, dose: ExpertDose
+    settings: ExpertDirectionArm | ExpertGateArm,
+    directions: ExpertDirections,
+    dose: ExpertDose,
+    behaviour: Behaviour,
 ) -> tuple[Match, ...]:
     """The experts of the dose of a matched arm, each with its control.
 
@@ -74,15 +78,20 @@ def matches(
     """
     for layer, expert in dose.experts:
         directions.check(layer, [expert])
-    return matched_experts(directions.rates(), dose.experts, settings.polarity, settings.seed)
+    side = behaviour.told_on(settings.polarity)
+    return matched_experts(directions.rates(), dose.experts, side, settings.seed)
 
 
 def _picked(
-    name: str, settings: ExpertDirectionArm | ExpertGateArm, directions: ExpertDirections, dose: ExpertDose
+    name: str,
+    settings: ExpertDirectionArm | ExpertGateArm,
+    directions: ExpertDirections,
+    dose: ExpertDose,
+    behaviour: Behaviour,
 ) -> tuple[Pair, ...]:
     """The experts that an arm acts on: those of its dose, or controls for them."""
     if settings.experts == "matched":
-        return tuple(match.control for match in matches(settings, directions, dose))
+        return tuple(match.control for match in matches(settings, directions, dose, behaviour))
     if settings.experts == "bottom":
         if not dose.bottom:
             cause = f"wants the bottom of a ranking, but `{settings.like}` names its experts itself"
@@ -104,6 +113,7 @@ def make_expert_arm(
     settings: ExpertDirectionArm | ExpertGateArm,
     directions: ExpertDirections,
     dose: ExpertDose,
+    behaviour: Behaviour = REFUSAL,
 ) -> Arm:
     """Build an arm on experts.
 
@@ -112,11 +122,12 @@ def make_expert_arm(
         settings: what it does.
         directions: the estimated directions.
         dose: on which experts, where and how strongly; its own, or that of the arm that it is like.
+        behaviour: what is steered, which says what side the effect is told on.
 
     Raises:
         SteerError: an expert, layer or position does not exist, or a control can't be picked.
     """
-    pairs = _picked(name, settings, directions, dose)
+    pairs = _picked(name, settings, directions, dose, behaviour)
     if isinstance(settings, ExpertGateArm):
         return _gated(name, settings, directions, pairs)
     if settings.operation == "experts_add":

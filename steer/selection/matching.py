@@ -1,6 +1,7 @@
 """Controls of experts: others that are called as often where the effect of an arm is told.
 
-An effect is told on one class: that of suppressing on harmful prompts, that of inducing on harmless ones. How
+An effect is told on one class: that of suppressing refusal on harmful prompts, that of inducing it on
+harmless ones; of a behaviour that is for prompts of any label, on side 1 (`Behaviour.told_on`). How
 often an arm acts there is how often its experts are called there, so that controls have to be called there
 as often; calls by both classes together would let an expert of harmful prompts have a control that no
 harmful prompt calls, which could not do anything. The other class is left free on purpose: experts that are
@@ -16,16 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steer.artifacts.files import Row
-from steer.config.arm_base import Polarity
+from steer.config.arm_base import POOL
 from steer.errors import SteerError
+from steer.judges.behaviours import Side
 
 Expert = tuple[int, int]
 """Layer and expert."""
 Rates = tuple[float, float]
 """Share of the tokens of harmful and of harmless prompts (or of side 1 and 2 of a contrast) that call it."""
-
-POOL = 4
-"""Experts of a layer, the nearest in how often they are called, that the seeds go through."""
 
 LARGE = 0.1
 """A gap between the rates of an expert and of its control that is warned of."""
@@ -37,7 +36,9 @@ COLUMNS = (
 )
 """Of the table of controls; for controls of a routing contrast, harmful is its side 1 and harmless side 2."""
 
-TOLD_ON = {"suppress": "harmful", "induce": "harmless"}
+CLASSES = ("harmful", "harmless")
+SIDES = ("side 1", "side 2")
+"""What the sides of a contrast are called: where they are the two classes, and where they are not."""
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +52,12 @@ class Match:
     rates: Rates
     control_rates: Rates
 
-    def gap(self, polarity: Polarity) -> float:
+    def gap(self, side: Side) -> float:
         """How far the two rates are apart where the effect is told."""
-        return abs(told(self.rates, polarity) - told(self.control_rates, polarity))
+        return abs(told(self.rates, side) - told(self.control_rates, side))
 
-    def row(self, polarity: Polarity) -> Row:
-        """The match as data: a row of the table of controls."""
+    def row(self, side: Side, called: Sequence[str] = CLASSES) -> Row:
+        """The match as data: a row of the table of controls, with what the two sides are called."""
         return {
             "layer": self.expert[0],
             "expert": self.expert[1],
@@ -66,35 +67,35 @@ class Match:
             "rate_harmless": self.rates[1],
             "control_rate_harmful": self.control_rates[0],
             "control_rate_harmless": self.control_rates[1],
-            "told_on": TOLD_ON[polarity],
-            "gap": self.gap(polarity),
+            "told_on": called[side - 1],
+            "gap": self.gap(side),
         }
 
 
-def tell(name: str, found: Sequence[Match], polarity: Polarity) -> None:
+def tell(name: str, found: Sequence[Match], side: Side, called: Sequence[str] = CLASSES) -> None:
     """Log how near the controls of an arm are; large gaps are warned of."""
     for match in found:
-        gap = match.gap(polarity)
+        gap = match.gap(side)
         say = log.warning if gap > LARGE else log.info
-        where = f"called {gap:.2f} apart on {TOLD_ON[polarity]} prompts"
+        where = f"called {gap:.2f} apart on {called[side - 1]} prompts"
         say("%s: expert %s stands for %s, %s", name, match.control, match.expert, where)
 
 
-def told(rates: Rates, polarity: Polarity) -> float:
-    """The rate on the class that the effect of an arm is told on."""
-    return rates[0 if TOLD_ON[polarity] == "harmful" else 1]
+def told(rates: Rates, side: Side) -> float:
+    """The rate on the side that the effect of an arm is told on."""
+    return rates[side - 1]
 
 
 def by_nearness(
-    rates: Mapping[Expert, Rates], of: Expert, others: Sequence[Expert], polarity: Polarity
+    rates: Mapping[Expert, Rates], of: Expert, others: Sequence[Expert], side: Side
 ) -> list[Expert]:
     """Other experts, those first whose rate is nearest; ties by layer and expert."""
-    own = told(rates[of], polarity)
-    return sorted(others, key=lambda other: (abs(told(rates[other], polarity) - own), other))
+    own = told(rates[of], side)
+    return sorted(others, key=lambda other: (abs(told(rates[other], side) - own), other))
 
 
 def matched_experts(
-    rates: Mapping[Expert, Rates], experts: Sequence[Expert], polarity: Polarity, seed: int
+    rates: Mapping[Expert, Rates], experts: Sequence[Expert], side: Side, seed: int
 ) -> tuple[Match, ...]:
     """A control for each of some experts: another one of its layer, called about as often.
 
@@ -105,7 +106,7 @@ def matched_experts(
     Args:
         rates: of every expert.
         experts: those to match.
-        polarity: of the arm, which says what its effect is told on.
+        side: that the effect of the arm is told on.
         seed: which of the nearest is taken.
 
     Raises:
@@ -117,7 +118,7 @@ def matched_experts(
         others = [other for other in rates if other[0] == expert[0] and other not in taken]
         if not others:
             raise SteerError(f"layer {expert[0]}", "has no other experts left to match", "name fewer experts")
-        pool = by_nearness(rates, expert, others, polarity)[:POOL]
+        pool = by_nearness(rates, expert, others, side)[:POOL]
         control = pool[seed % len(pool)]
         found.append(Match(expert, control, rates[expert], rates[control]))
     return tuple(found)

@@ -8,6 +8,7 @@ import numpy as np
 from steer.artifacts.routing import Column
 from steer.config.arm_base import Polarity
 from steer.errors import SteerError
+from steer.judges.behaviours import Side
 from steer.models.interventions import Arm, Kind, Operation
 from steer.selection.matching import Expert, Match, Rates, by_nearness
 
@@ -73,13 +74,11 @@ def bottom(ranking: Mapping[str, Column], pick: Pick) -> Pick:
     return Pick(tuple(free[:n]), tuple(free[n:both]))
 
 
-def random_matched(
-    ranking: Mapping[str, Column], pick: Pick, polarity: Polarity, seed: int
-) -> tuple[Match, ...]:
+def random_matched(ranking: Mapping[str, Column], pick: Pick, side: Side, seed: int) -> tuple[Match, ...]:
     """An expert for each of `pick`, activated ones first, that is called about as often; none twice.
 
     Each is drawn among the `NEAREST` of the most similar rate that are still free, on the side that the
-    effect of the arm is told on: 1 to suppress refusal, 2 to induce it (`steer.selection.matching`).
+    effect of the arm is told on (`steer.selection.matching`).
 
     Raises:
         SteerError: the ranking has too few experts for that, or no rates.
@@ -92,7 +91,7 @@ def random_matched(
     def draw(of: Expert) -> Match:
         if not free:
             raise _too_few(len(picked), len(rates))
-        near = by_nearness(rates, of, free, polarity)[:NEAREST]
+        near = by_nearness(rates, of, free, side)[:NEAREST]
         drawn = near[int(generator.integers(len(near)))]
         free.remove(drawn)
         return Match(of, drawn, rates[of], rates[drawn])

@@ -7,6 +7,7 @@ from steer.artifacts.files import read_json
 from steer.artifacts.routing import Column, read_routing
 from steer.config import BiasArm, RouterArm
 from steer.errors import SteerError
+from steer.judges.behaviours import REFUSAL, Behaviour
 from steer.models.interventions import EPSILON, Arm
 from steer.selection.matching import Match
 from steer.selection.picks import (
@@ -21,7 +22,7 @@ from steer.selection.picks import (
 from steer.selection.ranges import read_ranges
 
 
-def rerouted_arm(name: str, settings: RouterArm, selection: Path) -> Arm:
+def rerouted_arm(name: str, settings: RouterArm, selection: Path, behaviour: Behaviour = REFUSAL) -> Arm:
     """Build an arm that pushes experts into the routers' choice, or out of it.
 
     Args:
@@ -30,12 +31,13 @@ def rerouted_arm(name: str, settings: RouterArm, selection: Path) -> Arm:
             chosen.
         selection: folder with `rerouting.json`, and `ranges.csv` for `bias_router`; the ranking stands in
             `routing/` beside it.
+        behaviour: what is steered, which says what side the effect is told on.
 
     Raises:
         SteerError: the choice or the ranking is missing, there are fewer experts than are asked for, or
             none are asked for.
     """
-    pick = _pick(name, settings, selection)
+    pick = _pick(name, settings, selection, behaviour)
     if not isinstance(settings, BiasArm):
         return reroute_arm(name, pick)
     ranges = read_ranges(selection / "ranges.csv")
@@ -46,23 +48,26 @@ def rerouted_arm(name: str, settings: RouterArm, selection: Path) -> Arm:
     return bias_arm(name, pick, shifts)
 
 
-def control_matches(name: str, settings: RouterArm, selection: Path) -> tuple[Match, ...]:
+def control_matches(
+    name: str, settings: RouterArm, selection: Path, behaviour: Behaviour
+) -> tuple[Match, ...]:
     """The detected experts of a random arm, activated ones first, each with its control.
 
     Raises:
         SteerError: as `rerouted_arm`.
     """
     ranking, pick = _detected(name, settings, selection)
-    return random_matched(ranking, pick, settings.polarity, settings.seed)
+    return random_matched(ranking, pick, behaviour.told_on(settings.polarity), settings.seed)
 
 
-def _pick(name: str, settings: RouterArm, selection: Path) -> Pick:
+def _pick(name: str, settings: RouterArm, selection: Path, behaviour: Behaviour) -> Pick:
     """The experts: as named, as detected, or controls for those detected."""
     if not settings.detected:
         return Pick(settings.activate, settings.deactivate)  # type: ignore[arg-type]
     ranking, pick = _detected(name, settings, selection)
     if settings.experts == "random":
-        return controls_of(control_matches(name, settings, selection), len(pick.activate))
+        found = control_matches(name, settings, selection, behaviour)
+        return controls_of(found, len(pick.activate))
     return bottom(ranking, pick) if settings.experts == "bottom" else pick
 
 
@@ -80,6 +85,11 @@ def _detected(name: str, settings: RouterArm, selection: Path) -> tuple[Mapping[
         raise SteerError(f"arm `{name}`", cause, "give it `activated` and `deactivated`")
     ranking = read_routing(ranking_path(selection, named))
     return ranking, detected(ranking, settings.polarity, activated, deactivated)
+
+
+def ranking_of(settings: RouterArm, selection: Path) -> str:
+    """The contrast whose ranking an arm takes experts of."""
+    return settings.ranking or str(read_json(selection / "rerouting.json")["ranking"])
 
 
 def ranking_path(selection: Path, ranking: str) -> Path:

@@ -1,5 +1,6 @@
 """Arms made of what was recorded: shifts of router logits, and swaps with paired prompts."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +16,13 @@ from steer.artifacts.arms import arm_digest, read_arm, write_arm
 from steer.artifacts.facts import write_facts
 from steer.artifacts.files import read_jsonl, write_json, write_jsonl
 from steer.artifacts.prompts import read_prompts
+from steer.artifacts.provenance import file_digest
 from steer.artifacts.routing import write_routing
 from steer.artifacts.tables import read_rows
 from steer.config import ActivationSettings, parse_arm
 from steer.errors import SteerError
 from steer.generation import generate_replies
+from steer.judges.behaviours import FAITHFULNESS, REFUSAL, Behaviour
 from steer.models.decoding import generate
 from steer.models.donors import paired, with_donor, with_donors
 from steer.models.interventions import Arm, Component, Donors, Operation
@@ -27,6 +30,7 @@ from steer.models.loading import LoadedModel
 from steer.models.steering import steer
 from steer.selection.arms import write_arms
 from steer.selection.ranges import COLUMNS, read_ranges, write_ranges
+from steer.selection.repeats import done_by
 from steer.selection.swapping import Recorded, swap_arm
 from tests.activation_sets import MODEL_FACTS, make_columns, make_prompts, write_set
 from tests.oracles import decoder
@@ -263,3 +267,61 @@ def test_donors_of_another_model_and_prompts_without_a_pair_are_refused(study: S
     folders = (study.path("selection"), study.path("arms"))
     with pytest.raises(SteerError, match=r"h5: is of another model: expected `m2`, found `m1`"):
         write_arms(facts, directions, *folders, settings, POSITIONS, None, sources)
+
+
+MATCHED = {"operation": "mask_experts", "experts": "matched", "like": "named"}
+RANDOM = {"operation": "reroute", "experts": "random", "activated": 1, "deactivated": 1}
+
+
+def test_controls_are_told_on_the_side_of_the_behaviour_and_name_what_they_are_made_of(study: Study) -> None:
+    arms = {"named": {"operation": "mask_experts", "experts": [[1, 3]]}, "matched": MATCHED, "random": RANDOM}
+    arms |= {"induced": {**RANDOM, "polarity": "induce"}}
+    settings = {name: parse_arm(values) for name, values in arms.items()}
+    facts, directions, _, _ = study.inputs
+    selection, out, experts = study.path("selection"), study.path("arms"), study.path("experts.safetensors")
+
+    def told(behaviour: Behaviour, *by_class: str) -> dict[str, str]:
+        common = (facts, directions, selection, out, settings, POSITIONS, experts, None)
+        write_arms(*common, behaviour, {*by_class})
+        with (out / "controls.csv").open(newline="") as stream:
+            return {row["arm"]: row["told_on"] for row in csv.DictReader(stream)}
+
+    named = {"matched": "harmful", "random": "side 1", "induced": "side 2"}
+    assert told(REFUSAL) == named
+    assert told(REFUSAL, "prompt") == {**named, "random": "harmful", "induced": "harmless"}
+    assert told(FAITHFULNESS) == {**named, "induced": "side 1"}
+    record = json.loads((out / "controls.meta.json").read_text())
+    known = record["inputs"]
+    assert known["ranking prompt"] == file_digest(study.path("routing/prompt.csv"))
+    assert known["rerouting"] == file_digest(selection / "rerouting.json")
+    assert known["experts"] == file_digest(experts)
+    # Another dose of the arm that it is like is another control.
+    settings["named"] = parse_arm({**arms["named"], "scope": "prompt"})
+    told(FAITHFULNESS)
+    assert json.loads((out / "controls.meta.json").read_text())["settings"] != record["settings"]
+
+
+def test_controls_of_a_pool_that_do_the_same_are_warned_of(
+    study: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = {"named": {"operation": "mask_experts", "experts": [[1, 3]]}}
+    drawn = {f"m{seed}": {**MATCHED, "seed": seed, "pool": "m"} for seed in (0, 1, 4)}
+    settings = {name: parse_arm(values) for name, values in {**named, **drawn}.items()}
+    facts, directions, _, _ = study.inputs
+    experts, out = study.path("experts.safetensors"), study.path("arms")
+    write_arms(facts, directions, study.path("selection"), out, settings, POSITIONS, experts)
+    assert [one.getMessage() for one in caplog.records if "does the same" in one.getMessage()] == [
+        "m4: does the same as m0, so that they are one control and not two; lower `seeds`"
+    ]
+
+
+def test_an_arm_does_the_same_in_whatever_order_its_experts_are_named() -> None:
+    rows = torch.arange(8.0).reshape(2, 4)
+    one = Arm("one", (Operation("expert_add", "r", 1, experts=(2, 5)),), {"r": rows})
+    other = Arm("other", (Operation("expert_add", "r", 1, experts=(5, 2)),), {"r": rows.flip(0)})
+    crossed = Arm("crossed", (Operation("expert_add", "r", 1, experts=(5, 2)),), {"r": rows})
+    assert done_by(one) == done_by(other) != done_by(crossed)
+    ends = [((1, 2), (3,)), ((2, 1), (3,)), ((3, 1), (2,))]
+    pushes = [Operation("reroute", layer=1, activate=up, deactivate=down) for up, down in ends]
+    up, same, another = (done_by(Arm("up", (push,))) for push in pushes)
+    assert up == same != another

@@ -135,3 +135,17 @@ def test_rerouted_experts_that_are_named_have_no_counted_controls() -> None:
     arms = {name: arm.model_dump(mode="json") for name, arm in load("config.yaml").arms.items()}
     named = arms["reroute"] | {"deactivate": [[1, 2]]}
     assert compared({**arms, "reroute": named})["reroute"].controls == ()
+
+
+def test_a_control_of_another_ranking_is_none() -> None:
+    arms = {name: arm.model_dump(mode="json") for name, arm in load("config.yaml").arms.items()}
+    named = {**arms["reroute"], "ranking": "prompt"}
+    other = {**arms["reroute"], "ranking": "response", "activated": 1, "deactivated": 1}
+    own = {**other, "experts": "random"}
+    found = compared({**arms, "reroute": named, "other": other, "own": own}, "prompt")
+    assert "reroute_bottom" in found["reroute"].controls
+    assert "own" not in found["reroute"].controls
+    assert found["other"].controls == ("own",)
+    assert found["reroute_induce"].controls == ()
+    counted = {**other, "activated": None, "deactivated": None}
+    assert compared({**arms, "other": counted}, "prompt")["other"].controls == ()

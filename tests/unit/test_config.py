@@ -16,6 +16,7 @@ from tests.figure_inputs import MODEL, config
 NONE = {"operation": "none"}
 # What is laid over a valid configuration, and what the error must say.
 PAIR = {"source": "grammar", "label": "harmful", "train": 1}
+CONTROL = {"operation": "add", "direction": "random", "like": "ablate"}
 BAD = {
     "a judge of something else": (
         {"behaviour": "faithfulness"},
@@ -31,10 +32,31 @@ BAD = {
     ),
     "a ranking that no numbers are chosen for": (
         {
+            "contrasts": {"other": {"first": "harmless", "second": "harmful"}},
             "selection": {"rerouting": {"ranking": "other"}},
             "arms": {"more": {"operation": "reroute", "ranking": "prompt", "activated": 1}},
         },
         "numbers are chosen for `other`, not for `prompt`; give `activated` and `deactivated`",
+    ),
+    "a ranking of all detected arms that is not there": (
+        {"arms": {"more": {"operation": "reroute"}}, "selection": {"rerouting": {"ranking": "promt"}}},
+        "`selection.rerouting.ranking`: unknown contrast `promt`; did you mean `prompt`?",
+    ),
+    "too few others for random experts": (
+        {"arms": {"more": {"operation": "reroute", "experts": "random", "activated": 9, "deactivated": 8}}},
+        "`arms.more`: wants 17 others than the 17 that it stands for, and model `planted` has 32",
+    ),
+    "a control of the other polarity": (
+        {"arms": {"new": {**CONTROL, "polarity": "induce"}}},
+        "`arms.new.polarity`: is induce, and `ablate`, whose dose it copies, is suppress",
+    ),
+    "brackets in a key of the user's": (
+        {"scores": {"confidence[0]": 1}},
+        "unknown key `scores.confidence[0]`; did you mean `confidence`?",
+    ),
+    "a device of a judge that is none": (
+        {"judges": {"new": {"kind": "likelihood", "path": "folder", "device": "gpu"}}},
+        "`judges.new.device`: is 'gpu'; which is not of the form",
     ),
     "unknown key at the top": ({"sed": 1}, "unknown key `sed`; did you mean `seed`?"),
     "unknown key in a section": (
@@ -195,6 +217,29 @@ def test_what_is_wrong_is_named(case: str) -> None:
     assert caught.value.what == "study.yaml"
 
 
+SECRET = "sk-0123456789"
+SERVER = {"kind": "server", "base_url": "https://nowhere.example/v1", "model": "some"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"key": SECRET}, {"key": [SECRET]}, {"extra": SECRET}, {"extra": {"token": {SECRET}}}],
+    ids=["key", "key in a list", "extra", "in extra"],
+)
+def test_what_may_be_a_key_is_never_shown(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SteerError) as caught:
+        parse(merge(valid(), {"judges": {"far": {**SERVER, **wrong}}}))
+    assert f"`judges.far.{next(iter(wrong))}" in caught.value.cause
+    assert SECRET not in str(caught.value)
+
+
+def test_a_device_may_have_a_number() -> None:
+    judge = {"kind": "likelihood", "path": "folder", "device": "cuda:1", "revision": "refs/pr/3"}
+    model = {"path": "some/model", "device": "cpu:0"}
+    found = parse(merge(valid(), {"judges": {"new": judge}, "models": {"other": model}}))
+    assert found.models["other"].device == "cpu:0"
+
+
 TAUGHT = {"refused": ["harmful"], "answered": ["harmless"]}
 OTHERS: dict[str, Any] = {
     "a layer of a model of 16": (
@@ -234,6 +279,14 @@ def test_a_model_whose_configuration_counts_in_words_is_named(wrong: dict[str, A
     with pytest.raises(SteerError, match="no whole number") as caught:
         parse({**valid(), "models": {"other": {"path": str(tmp_path)}}, "arms": {"baseline": NONE}})
     assert caught.value.what == str(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("wrong", [3, ["one"]])
+def test_dense_layers_that_are_no_list_are_named(wrong: Any, tmp_path: Path) -> None:
+    told = {"num_hidden_layers": 2, "num_experts": 4, "mlp_only_layers": wrong}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(SteerError, match="no list of layers"):
+        parse({**valid(), "models": {"other": {"path": str(tmp_path)}}, "arms": {"baseline": NONE}})
 
 
 def test_parts_of_a_model_that_is_not_known_yet_are_left_to_the_run() -> None:
@@ -380,6 +433,7 @@ def test_an_arm_of_several_seeds_is_one_for_each() -> None:
     [
         ({"random": {**DRAWN, "seeds": 2}, "random-1": DRAWN}, "makes an arm `random-1`, and there is one"),
         ({"plain": {"operation": "add", "seeds": 2}}, "are for arms with random directions or experts"),
+        ({"others": {**DRAWN, "experts": "matched", "seeds": 5}}, "is 5, and `matched` goes through the 4"),
         ({"random": {**DRAWN, "seeds": 0}}, "is 0; must be at least 1"),
         ({"random": {**DRAWN, "seeds": "two"}}, "is 'two', not a whole number"),
     ],

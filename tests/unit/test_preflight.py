@@ -13,6 +13,7 @@ from steer.preflight import check_keys, check_study
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
+ANSWERED = {"generation": {"sets": ["harmful"]}}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "one set on both sides": (
         {"contrasts": {"prompt": {"second": "harmful"}}},
@@ -42,6 +43,15 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"sets": {"everyday": {"test": 0}}},
         "`generation.sets.3`: set `everyday` has no `test` prompts",
     ),
+    "nothing to read": (
+        {"perplexity": {"sets": ["everyday"]}, "sets": {"everyday": {"test": 0, "arms": []}}, **ANSWERED},
+        "`perplexity.sets.0`: set `everyday` has no `test` prompts, and those are read",
+    ),
+    "nothing to check a planted model on": (
+        {"sets": {"harmful": {"test": 0}}},
+        "`contrast.harmful`: set `harmful` has no `test` prompts, and what is planted is checked",
+    ),
+    "nothing to answer at all": ({"generation": {"sets": []}}, "`generation.sets`: is empty"),
     "no category left": (
         {"grammar": {"held_out": 40}},
         "`grammar.held_out`: 40 categories are to be held out",
@@ -112,6 +122,16 @@ def test_a_file_that_the_flow_makes_need_not_be_there_yet() -> None:
     check({"sets": {"everyday": {"source": f"{DEFAULT.get('results', 'results')}/questions/fine.jsonl"}}})
 
 
+def test_what_an_earlier_run_made_is_not_counted(tmp_path: Path) -> None:
+    made = tmp_path / "results" / "questions" / "fine.jsonl"
+    made.parent.mkdir(parents=True)
+    made.write_text("{}\n")
+    everyday = {"sets": {"everyday": {"source": str(made)}}}
+    check(everyday, {"results": str(tmp_path / "results")})
+    with pytest.raises(SteerError, match="holds 1 prompts"):
+        check(everyday)
+
+
 def test_the_key_of_a_judge_is_missed_before_anything_is_made_to_judge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -119,7 +139,7 @@ def test_the_key_of_a_judge_is_missed_before_anything_is_made_to_judge(
     settings = parse(merge(DEFAULT, {"judges": {"far": server}}))
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(SteerError, match="judge `far`: the variable NO_SUCH_KEY"):
-        check_keys(settings)
+        check_keys(settings, {"far", "phrases"})
+    check_keys(settings, {"phrases"})
     monkeypatch.setenv("NO_SUCH_KEY", "sk-here")
-    check_keys(settings)
-    check_keys(parse(DEFAULT))
+    check_keys(settings, {"far"})

@@ -4,6 +4,7 @@ import pytest
 from steer.artifacts.routing import Column
 from steer.config.arm_base import Polarity
 from steer.errors import SteerError
+from steer.judges.behaviours import Side
 from steer.selection.picks import Pick, bottom, controls_of, detected, fits, random_matched, reroute_arm
 
 
@@ -55,7 +56,7 @@ def test_the_bottom_has_the_smallest_differences_and_none_of_the_pick() -> None:
 
 @pytest.mark.parametrize(("polarity", "side"), [("suppress", 1), ("induce", 2)])
 def test_random_experts_are_called_as_often_where_the_effect_is_told_and_are_none_of_those_picked(
-    polarity: Polarity, side: int
+    polarity: Polarity, side: Side
 ) -> None:
     rng = np.random.default_rng(0)
     ranking = _ranking(rng.normal(size=300).tolist(), rng.random(300).tolist())
@@ -63,8 +64,8 @@ def test_random_experts_are_called_as_often_where_the_effect_is_told_and_are_non
     place = zip(ranking["layer"].tolist(), ranking["expert"].tolist(), strict=True)
     rates = dict(zip(place, ranking[f"rate_{side}"].tolist(), strict=True))
     pick = detected(ranking, polarity, 6, 5)
-    drawn = [random_matched(ranking, pick, polarity, seed) for seed in range(5)]
-    assert random_matched(ranking, pick, polarity, 3) == drawn[3]
+    drawn = [random_matched(ranking, pick, side, seed) for seed in range(5)]
+    assert random_matched(ranking, pick, side, 3) == drawn[3]
     assert len({*drawn}) == 5
     for one in drawn:
         found = controls_of(one, 6)
@@ -73,7 +74,7 @@ def test_random_experts_are_called_as_often_where_the_effect_is_told_and_are_non
         assert len({*controls, *pick.activate, *pick.deactivate}) == 22
         assert [match.expert for match in one] == [*pick.activate, *pick.deactivate]
         for match in one:
-            assert match.gap(polarity) == abs(rates[match.control] - rates[match.expert]) < 0.05
+            assert match.gap(side) == abs(rates[match.control] - rates[match.expert]) < 0.05
 
 
 def test_a_control_is_not_one_that_only_the_other_side_calls() -> None:
@@ -83,15 +84,15 @@ def test_a_control_is_not_one_that_only_the_other_side_calls() -> None:
     # Of six others the five nearest are drawn from; (1, 0) is called as often by both sides together.
     ranking = {key: np.append(column, column[-1]) for key, column in ranking.items()}
     ranking["layer"][-1], ranking["expert"][-1] = 2, 0
-    drawn = {random_matched(ranking, pick, "suppress", seed)[0].control for seed in range(60)}
+    drawn = {random_matched(ranking, pick, 1, seed)[0].control for seed in range(60)}
     assert drawn == {(0, 1), (0, 2), (1, 1), (1, 2), (2, 0)}
 
 
 def test_without_rates_or_enough_others_there_are_no_matched_experts() -> None:
     with pytest.raises(SteerError, match="the ranking has no routing rates"):
-        random_matched(_ranking([0.1, -0.1]), Pick(((0, 0),)), "suppress", 0)
+        random_matched(_ranking([0.1, -0.1]), Pick(((0, 0),)), 1, 0)
     with pytest.raises(SteerError, match="reroute fewer experts"):
-        random_matched(RANKING, detected(RANKING, "suppress", 2, 2), "suppress", 0)
+        random_matched(RANKING, detected(RANKING, "suppress", 2, 2), 1, 0)
 
 
 def test_an_arm_has_an_operation_a_layer_with_the_strongest_first() -> None:

@@ -158,7 +158,7 @@ def test_arms_take_the_chosen_or_given_number_of_experts_and_controls_as_many(tm
     assert made() == reroute_arm("r", pick)
     assert made(experts="bottom") == reroute_arm("r", bottom(stored, pick))
     assert made(experts="random", seed=4) == reroute_arm(
-        "r", controls_of(random_matched(stored, pick, "suppress", 4), 1)
+        "r", controls_of(random_matched(stored, pick, 1, 4), 1)
     )
     assert made(polarity="induce", activated=3) == reroute_arm("r", detected(stored, "induce", 3, 0))
     named = Pick(((2, 1),), ((1, 3), (2, 5)))

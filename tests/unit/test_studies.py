@@ -88,9 +88,9 @@ def test_the_plan_of_steermoe_can_be_checked_by_hand(
     olmoe = said.split("## ")[1]
     assert "olmoe-0125: allenai/OLMoE-1B-7B-0125-Instruct" in olmoe
     assert "6,919,161,856" in olmoe
-    # Five sets of 100, 100, 500, 60 and 100 prompts under 17 arms, and the first and last 100 under two more
+    # Five sets of 100, 100, 500, 60 and 100 prompts under 18 arms, and the first and last 100 under two more
     # seeds of the random control; each prompt is read twice.
-    replies = 17 * (100 + 100 + 500 + 60 + 100) + 2 * 200
+    replies = 18 * (100 + 100 + 500 + 60 + 100) + 2 * 200
     row = next(line.split() for line in olmoe.splitlines() if line.startswith("  generation"))
     assert row[3:5] == [f"{2 * 50 * replies:,}", f"{512 * replies:,}"]
     assert "4 of a100-80gb" in said.split("## ")[6]

@@ -147,6 +147,17 @@ def test_a_misspelt_key_stops_the_flow_with_the_nearest_known_one(project: Proje
     assert "next: see the table of settings in the README" in said
 
 
+def test_an_override_can_leave_out_what_an_earlier_one_added(project: Project) -> None:
+    mine = {"source": "advbench", "label": "harmful", "test": 5}
+    project.path("config.tiny.yaml").write_text(yaml.safe_dump({"sets": {"mine": mine}}))
+    for name in ("mine", "mina"):
+        project.path("b.yaml").write_text(yaml.safe_dump({"sets": {name: False}}))
+        target = ("--dry-run", "results/prompts/harmful.jsonl")
+        said = project.snakemake(*target, "--configfile", "config.tiny.yaml", "b.yaml", check=False)
+        assert ("leaves out what is not there" in said) == (name == "mina"), said
+    assert "did you mean `mine`?" in said
+
+
 def test_a_source_that_is_not_in_the_table_stops_the_flow(project: Project) -> None:
     changes = {"sets": {"advbench": {"source": "advbnch"}}}
     project.path("config.tiny.yaml").write_text(yaml.safe_dump(changes))
@@ -194,6 +205,20 @@ def test_what_can_not_be_had_stops_the_flow_before_any_job(
     said = project.snakemake("--cores", "1", check=False)
     assert "`jailbreakbench-harmful` is on the Hugging Face hub, which is switched off" in said
     assert not project.path("results").exists()
+
+
+def test_a_key_is_asked_for_only_where_its_judge_has_work(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    far = {"kind": "server", "base_url": "https://nowhere.example/v1", "model": "m", "key": "NO_SUCH_KEY"}
+    project.path("config.tiny.yaml").write_text(
+        yaml.safe_dump({"judges": {"far": far}, "results": "keyless"})
+    )
+    said = project.snakemake("--cores", "1", "keyless/organism/judging/harmful.far.jsonl", check=False)
+    assert "the variable NO_SUCH_KEY, which its key is read from, is not set" in said
+    assert not project.path("keyless/prompts").exists()
+    project.snakemake("--cores", "1", "keyless/prompts/harmful.jsonl")
 
 
 def test_what_an_attack_and_a_published_judge_are_made_of_is_fetched(project: Project) -> None:

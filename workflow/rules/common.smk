@@ -35,12 +35,30 @@ onstart:
         Path(settings.results) / "downloads",
     ):
         raise SteerError("sources", "; ".join(lacking), "or remove their sets")
-    check_keys(settings)
+    check_keys(settings, judges_at_work())
     # Not while planning: a dry run must not change the settings of a flow that runs meanwhile.
     write_bytes(
         SETTINGS,
         yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False).encode(),
     )
+
+
+def judges_at_work():
+    """Judges of the jobs that will run: a study that is judged can be drawn again without their keys."""
+    chosen = {
+        "strength": settings.selection.strength.judge,
+        "experts": settings.selection.strength.judge,
+        "rerouting": settings.selection.rerouting.judge,
+    }
+    found = set()
+    for job in workflow.dag.needrun_jobs():
+        if "judge" in job.wildcards.keys():
+            found.add(job.wildcards.judge)
+        elif job.rule.name == "lengths":
+            found.update(settings.measured_judges)
+        elif job.rule.name in chosen:
+            found.add(chosen[job.rule.name])
+    return found
 
 
 wildcard_constraints:
