@@ -64,12 +64,12 @@ def _prompts(name: str, found: Mapping[Any, int], asked: Mapping[str, Any]) -> I
 def _verdicts(path: Path, test: Mapping[str, int], samples: int) -> Iterator[Row]:
     """Over the arms that answer a set, which may be fewer than all; of sampled replies in prompts."""
     what = "verdicts on replies" if samples == 1 else f"prompts with verdicts on {samples} replies each"
-    sums: dict[tuple[str, str], list[int]] = {}
+    sums: dict[tuple[str, str], list[float]] = {}
     for row in records(read_table(path, SCORED)):
-        sums.setdefault((row["judge"], row["set"]), []).append(int(row["n"]))
+        sums.setdefault((row["judge"], row["set"]), []).append(float(row["n"]) - float(row["unscored"]))
     for (judge, name), scored in sums.items():
         asked, part = len(scored) * test[name], f"{name}, {len(scored)} arms"
-        yield _row(what, judge, part, asked, sum(scored), "unscored")
+        yield _row(what, judge, part, asked, round(sum(scored)), "unscored")
 
 
 def _routed(path: Path) -> Iterator[Row]:

@@ -78,14 +78,20 @@ def random_matched(ranking: Mapping[str, Column], pick: Pick, side: Side, seed: 
     """An expert for each of `pick`, activated ones first, that is called about as often; none twice.
 
     Each is drawn among the `NEAREST` of the most similar rate that are still free, on the side that the
-    effect of the arm is told on (`steer.selection.matching`).
+    effect of the arm is told on (`steer.selection.matching`). As many experts as are picked, which the
+    ranking names next, are left out while enough others remain: what they do is what the ranking is right
+    about, and a control is to show what any expert does. (In the routed organism, where one planted expert
+    is enough to reroute, the next is the other one.)
 
     Raises:
         SteerError: the ranking has too few experts for that, or no rates.
     """
     rates = rates_of(ranking)
     picked = (*pick.activate, *pick.deactivate)
-    free = [expert for expert in rates if expert not in {*picked}]
+    others = [expert for expert in rates if expert not in {*picked}]
+    following = _following(ranking, pick)
+    unnamed = [expert for expert in others if expert not in following]
+    free = unnamed if len(unnamed) >= len(picked) + NEAREST else others
     generator = np.random.default_rng(seed)
 
     def draw(of: Expert) -> Match:
@@ -97,6 +103,19 @@ def random_matched(ranking: Mapping[str, Column], pick: Pick, side: Side, seed: 
         return Match(of, drawn, rates[of], rates[drawn])
 
     return tuple(map(draw, picked))
+
+
+def _following(ranking: Mapping[str, Column], pick: Pick) -> set[Expert]:
+    """As many experts as are picked, which come after them at the same ends of the ranking."""
+    ends = [_end(ranking, sign) for sign in (1, -1)]
+    groups = [group for group in (pick.activate, pick.deactivate) if group]
+    return {
+        expert
+        for group in groups
+        for end in ends
+        if group[0] in end
+        for expert in [one for one in end if one not in group][: len(group)]
+    }
 
 
 def controls_of(found: Sequence[Match], activated: int) -> Pick:

@@ -137,5 +137,8 @@ def test_of_sampled_replies_prompts_are_counted_and_called_so(
     paths = registry.paths_of("counts", config, MODEL)
     inputs = {key: [Path(path) for path in found] for key, found in paths.items()}
     settings = registry.settings_of("counts", config, MODEL) | {"generation.samples": samples}
-    named = {row["what"] for row in counts.rows_of(inputs, settings)}
-    assert [one for one in named if "verdicts on" in one] == [what]
+    told = [row for row in counts.rows_of(inputs, settings) if "verdicts on" in row["what"]]
+    assert {row["what"] for row in told} == {what}
+    # Replies without a verdict are no verdicts.
+    truth = {row["part"].split(",")[0]: row["n"] for row in told if row["of"] == "truth"}
+    assert truth["harmless"] - truth["advbench"] == 3

@@ -67,7 +67,10 @@ def test_random_experts_are_called_as_often_where_the_effect_is_told_and_are_non
     drawn = [random_matched(ranking, pick, side, seed) for seed in range(5)]
     assert random_matched(ranking, pick, side, 3) == drawn[3]
     assert len({*drawn}) == 5
+    following = detected(ranking, polarity, 12, 10)
+    named = {*following.activate, *following.deactivate}
     for one in drawn:
+        assert not named & {match.control for match in one}
         found = controls_of(one, 6)
         controls = [*found.activate, *found.deactivate]
         assert (len(found.activate), len(found.deactivate)) == (6, 5)
@@ -86,6 +89,17 @@ def test_a_control_is_not_one_that_only_the_other_side_calls() -> None:
     ranking["layer"][-1], ranking["expert"][-1] = 2, 0
     drawn = {random_matched(ranking, pick, 1, seed)[0].control for seed in range(60)}
     assert drawn == {(0, 1), (0, 2), (1, 1), (1, 2), (2, 0)}
+
+
+def test_what_a_ranking_names_next_is_drawn_where_too_few_others_remain() -> None:
+    few = _ranking([0.6, 0.5, 0.4, 0.0, 0.0, 0.0, 0.0], [0.5] * 7)
+    pick = Pick(deactivate=((0, 0),))
+    drawn = {random_matched(few, pick, 1, seed)[0].control for seed in range(60)}
+    assert (0, 1) in drawn
+    more = _ranking([0.6, 0.5, 0.4, *[0.0] * 5], [0.5] * 8)
+    drawn = {random_matched(more, pick, 1, seed)[0].control for seed in range(60)}
+    assert (0, 1) not in drawn
+    assert (0, 2) in drawn
 
 
 def test_without_rates_or_enough_others_there_are_no_matched_experts() -> None:
