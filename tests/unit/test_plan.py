@@ -292,16 +292,16 @@ STEERMOE_ROWS = {
     "strength": (1, 2 * 300 * 4, 2 * 300 * 32 * 64, 300 * 32 * 40),
     # 4 x 4 numbers on 32 prompts of each class, and KL on the harmless ones: two polarities, two passes each.
     "rerouting": (1, 16 * 8 + 2 * 16 * 2 * 4, (16 * 64 + 2 * 16 * 2 * 32) * 64, 16 * 64 * 40),
-    # 17 arms on 100, 100, 500, 60 and 100 prompts, and two more seeds of the random one on the first and last
+    # 18 arms on 100, 100, 500, 60 and 100 prompts, and two more seeds of the random one on the first and last
     # 100: each read steered and unsteered; replies of 512.
     "generation": (
         5,
-        2 * (17 * (13 + 13 + 63 + 8 + 13) + 2 * 26),
-        2 * (17 * 860 + 400) * 64,
-        (17 * 860 + 400) * 512,
+        2 * (18 * (13 + 13 + 63 + 8 + 13) + 2 * 26),
+        2 * (18 * 860 + 400) * 64,
+        (18 * 860 + 400) * 512,
     ),
-    # 17 arms read the harmless prompts with the replies of the unsteered model.
-    "perplexity": (1, 17 * 13, 17 * 100 * (64 + 512), 0),
+    # 18 arms read the harmless prompts with the replies of the unsteered model.
+    "perplexity": (1, 18 * 13, 18 * 100 * (64 + 512), 0),
 }
 
 
@@ -333,9 +333,9 @@ def test_the_plan_of_steermoe_for_olmoe_by_hand(olmoe: Anatomy) -> None:
     dense = 2 * (everything - V * d - L * E * 3 * d * width)
     experts = 2 * L * E * 3 * d * width
     step = latency + (dense + experts * (1 - 0.875**8)) / bandwidth
-    rows = 17 * 860 + 400
+    rows = 18 * 860 + 400
     proof = 67 * (latency + (dense + experts * (1 - 0.875**16)) / bandwidth)
-    passes = 2 * (17 * 110 + 2 * 13)
+    passes = 2 * (18 * 110 + 2 * 13)
     arithmetic = 2 * active * 2 * rows * 64 / (0.35 * 312e12)
     moved = passes * (dense + experts * (1 - 0.875**501)) / bandwidth
     seconds = 5 * (13_838_323_712 / 2e9 + proof) + rows * 512 / 8 * step
@@ -361,7 +361,7 @@ def test_labelled_replies_are_judged_and_paid_for(olmoe: Anatomy) -> None:
     said = plan(config, {"olmoe": olmoe}, Rates())
     gold = len((ROOT / "data" / "judge_gold" / "general.jsonl").read_text().splitlines())
     # Replies of generation and of both choices, labelled ones whole and cut to three lengths, own ones cut.
-    calls = 17 * 860 + 400 + 300 * 32 + 16 * 64 + 4 * (400 + gold) + 3 * 150
+    calls = 18 * 860 + 400 + 300 * 32 + 16 * 64 + 4 * (400 + gold) + 3 * 150
     assert re.search(rf"^  gpt-4o +server +{calls:,} ", said, re.MULTILINE)
 
 
