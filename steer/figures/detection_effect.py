@@ -5,7 +5,6 @@ when the router can't choose the expert; known carriers and decoys are marked.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -102,8 +101,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
 
 
 def _legend(rows: DataFrame) -> list[Line2D]:
-    shown: list[Any] = [look for role, look in ROLES.items() if role in set(rows["role"])]
-    return [Line2D([], [], ls="", marker=look.marker, color=look.colour, label=look.label) for look in shown]
+    return style.marker_handles(look for role, look in ROLES.items() if role in set(rows["role"]))
 
 
 def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:

@@ -166,10 +166,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
         line[0].set_ylabel(f"{name} prompts {word} (%)", size=8)
         line[0].set_title(group, size=9)
     style.headline(figure, f"{settings['model']}: what arms gain, and what it costs")
-    handles = [
-        Line2D([], [], ls="", marker=look.marker, color=look.colour, label=look.label)
-        for look in LOOKS.values()
-    ]
+    handles = style.marker_handles(LOOKS.values())
     level = style.per_cent(settings["scores"]["confidence"])
     front_line = Line2D([], [], color=style.INK, lw=0.9, label="front: no arm gains more for less")
     style.legend_below(figure, [*handles, front_line, style.interval_handle(f"{level} interval")])

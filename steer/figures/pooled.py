@@ -72,8 +72,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
     axes.set_xlabel("share of replies (%)")
     title = f"{settings['model']}: how far seeds are apart, judged by “{settings['scores']['judge']}”"
     style.headline(figure, title)
-    looks = [style.VERDICTS[verdict] for verdict in SHOWN]
-    marks = [Line2D([], [], ls="", marker=one.marker, color=one.colour, label=one.label) for one in looks]
+    marks = style.marker_handles(style.VERDICTS[verdict] for verdict in SHOWN)
     seed = Line2D([], [], ls="", marker="|", color=style.INK, ms=7, label="one seed")
     level = style.per_cent(settings["scores"]["confidence"])
     style.legend_below(figure, [*marks, seed, style.interval_handle(f"{level} interval over prompts")])

@@ -60,10 +60,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
     axes.set_xlabel("share of the whole edit's effect (1: all of it)")
     style.headline(figure, f"{settings['model']}: what experts recover of the whole effect")
     source = Line2D([], [], ls="--", lw=0.9, color=style.INK, label=f"{SOURCE_SHARE:.2f}, arXiv 2606.04160")
-    marks = [
-        Line2D([], [], ls="", marker=look.marker, color=look.colour, label=look.label)
-        for look in LOOKS.values()
-    ]
+    marks = style.marker_handles(LOOKS.values())
     level = style.per_cent(settings["scores"]["confidence"])
     style.legend_below(figure, [*marks, source, style.interval_handle(f"{level} interval")])
     return figure

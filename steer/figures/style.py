@@ -173,6 +173,11 @@ def interval_handle(label: str) -> ErrorbarContainer:
     return ErrorbarContainer(lines, has_xerr=True, label=label)
 
 
+def marker_handles(looks: Iterable[Look]) -> list[Line2D]:
+    """Legend entries of points, one for each look."""
+    return [Line2D([], [], ls="", marker=look.marker, color=look.colour, label=look.label) for look in looks]
+
+
 def legend_below(figure: Figure, handles: Sequence[Artist | ErrorbarContainer]) -> None:
     """One legend for all panels, under them, in as many columns as the figure has room for."""
     for columns in range(len(handles), 0, -1):

@@ -9,7 +9,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from steer.errors import SteerError
@@ -114,10 +113,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
     _rates(left, rows)
     _promises(right, rows)
     style.headline(figure, f"{settings['model']}: what the choice promised, and what it holds")
-    handles = [
-        Line2D([], [], ls="", marker=look.marker, color=look.colour, label=look.label)
-        for look in SPLITS.values()
-    ]
+    handles = style.marker_handles(SPLITS.values())
     level = style.per_cent(settings["scores"]["confidence"])
     style.legend_below(figure, [*handles, style.interval_handle(f"{level} interval")])
     return figure
