@@ -19,7 +19,8 @@ from steer.selection.candidates import Question
 from steer.selection.experts_estimate import estimates, gradients
 from steer.selection.experts_exact import Candidate, Place, exact_scores
 
-PROMPTS, BATCH, ROUNDS, POSITIONS = 32, 128, 2, 5
+PROMPTS, BATCH, POSITIONS = 32, 128, 5
+ROUNDS = {"mid": 2, "organism": 10}
 CANDIDATES = {"mid": 24, "organism": 128}
 REFUSAL = (40, 41)
 TARGETS = {"mid": ">= 2", "organism": ">= 5"}
@@ -73,7 +74,7 @@ def lines(folder: Path) -> Iterator[Line]:
         def resumed(work: Any = (loaded, questions, candidates), kept: Any = kept) -> None:
             kept["ours"] = torch.stack(exact_scores(*work, REFUSAL, "routed", BATCH))
 
-        taken = seconds({"naive": full, "resumed": resumed}, ROUNDS)
+        taken = seconds({"naive": full, "resumed": resumed}, ROUNDS[name])
         error = float((kept["ours"] - kept["naive"]).abs().max())
         fewer = _multiplications(full) / _multiplications(resumed)
         what = f"{name}: exact scores of {len(candidates)} candidates"
@@ -99,7 +100,7 @@ def _estimate(name: str, loaded: LoadedModel, questions: list[Question]) -> Line
     def estimate() -> None:
         estimates(gradients(loaded, questions, REFUSAL, "routed", BATCH), directions)
 
-    taken = seconds({"naive": forward, "estimate": estimate}, ROUNDS)
+    taken = seconds({"naive": forward, "estimate": estimate}, ROUNDS[name])
     ratios = tuple(mine / bare for mine, bare in zip(taken["estimate"], taken["naive"], strict=True))
     count = shape[0] * shape[1] * shape[2]
     mine, bare = (f"{1e3 * min(taken[way]):.0f} ms" for way in ("estimate", "naive"))

@@ -19,10 +19,10 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from steer.errors import SteerError
 from steer.models.edits.experts import weights_of
 from steer.models.edits.signals import Routing
-from steer.models.hooks import Register, first, hooked, with_first
+from steer.models.hooks import Register, first, hooked
 from steer.models.interventions import Weighting
+from steer.models.last_token import last_token_alone
 from steer.models.loading import Batch, LoadedModel
-from steer.models.sites import LayerSites
 
 
 def direction_weights(
@@ -147,11 +147,7 @@ def resume(
     layer: int,
     leaving: Float[Tensor, "jobs tokens d"],
 ) -> Float[Tensor, "jobs vocabulary"]:
-    """Logits of the first reply token, given what leaves a layer; only layers above it are computed.
-
-    Of the last layer, what follows attention's keys and values is computed for the last token alone: no
-    other one reaches these logits. It is added to the residual stream of every token, which is right where
-    it is read.
+    """Logits of the first reply token, given what leaves a layer; only what is above it is computed.
 
     Args:
         loaded: the model.
@@ -167,24 +163,10 @@ def resume(
     begin = cut if layer == loaded.layers - 1 else min(int(mask.argmax(dim=1).min()), cut)
     resumed = Batch(batch.input_ids[rows, cut:], mask[:, begin:], batch.position_ids[rows, cut:])
     with ExitStack() as stack:
-        stack.enter_context(hooked(_last_token_alone(loaded.sites.layers[-1])))
+        stack.enter_context(last_token_alone(loaded.sites.layers[-1]))
         for below in loaded.sites.layers[: layer + 1]:
             stack.enter_context(_returning(below.layer, leaving))
         return loaded.next_token_logits(resumed, cache=_before(unsteered, rows, layer, slice(begin, cut)))
-
-
-def _last_token_alone(sites: LayerSites) -> list[Register]:
-    """Hooks that leave, behind the keys and values of the last layer, only what the next token is told by."""
-
-    def cut(signal: Float[Tensor, "jobs tokens d"]) -> Float[Tensor, "jobs 1 d"]:
-        # Whole in memory, since a slice is multiplied row by row.
-        return signal[:, -1:].contiguous()
-
-    return [
-        (sites.heads, "before", cut),
-        (sites.mlp, "before", cut),
-        (sites.layer, "after", lambda _module, _args, output: with_first(output, cut(first(output)))),
-    ]
 
 
 def _before(

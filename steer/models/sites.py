@@ -20,10 +20,12 @@ class LayerSites:
     """The modules of one decoder layer; those of a MoE block, and its rule, are None where it is dense.
 
     Attributes:
+        attention: what makes queries, keys and values, and holds `heads`.
         returns: what its router returns, in its order.
     """
 
     layer: nn.Module
+    attention: nn.Module
     attention_write: nn.Module
     heads: nn.Module
     mlp: nn.Module
@@ -95,6 +97,7 @@ def _layer_sites(config: Any, layer: nn.Module, layout: Layout, where: str) -> L
     router = inside(layout.router)
     return LayerSites(
         layer=layer,
+        attention=_part(layer, layout.heads.rpartition(".")[0], where),
         attention_write=_part(layer, layout.attention_write, where),
         heads=_part(layer, layout.heads, where),
         mlp=mlp,

@@ -98,6 +98,7 @@ def _layer_sites(config: Any, layer: nn.Module, layout: Layout, index: int) -> L
     runner: Any = _only(where, "`MoERunner`", _inside(mlp, MoERunner)) if sparse else None
     return LayerSites(
         layer=layer,
+        attention=attention,
         attention_write=attention,
         heads=heads,
         mlp=mlp,

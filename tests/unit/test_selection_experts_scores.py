@@ -1,9 +1,11 @@
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from steer.errors import SteerError
 from steer.models.interventions import Weighting
@@ -153,6 +155,24 @@ def test_resuming_leaves_no_trace(tiny: Tiny) -> None:
         with nullcontext() if leaving.shape[-1] == HIDDEN else pytest.raises(RuntimeError):
             resume(loaded, unsteered, torch.tensor([0]), 0, leaving)
         assert torch.equal(loaded.next_token_logits(batch), before)
+
+
+def test_the_last_layer_attends_for_the_last_token_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = tiny("olmoe")
+    batch = loaded.batch([question.tokens for question in _questions(loaded)])
+    unsteered = record(loaded, batch, [1], "routed")
+    widths: list[int] = []
+    kernel = functional.scaled_dot_product_attention
+
+    def counted(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        widths.append(query.shape[2])
+        return kernel(query, *args, **kwargs)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", counted)
+    every, whole = torch.arange(len(TEXTS)), batch.input_ids.shape[1]
+    resume(loaded, unsteered, every, 1, unsteered.layers[1].leaving)
+    loaded.next_token_logits(batch)
+    assert widths == [whole] * (loaded.layers - 3) + [1] + [whole] * loaded.layers
 
 
 def test_tokens_before_the_first_edited_one_do_not_run_again(tiny: Tiny) -> None:
