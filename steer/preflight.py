@@ -4,6 +4,7 @@ The configuration itself is checked where it is typed (`steer.config`); here it 
 names: the grammar, the table of public sources, prompts and models of the user's own.
 """
 
+import re
 from collections.abc import Iterator, Set
 from itertools import islice
 from pathlib import Path
@@ -29,25 +30,34 @@ def check_study(config: Config, grammar: Path, sources: Path) -> None:
         sources: table of public sources.
 
     Raises:
-        SteerError: the first thing that is amiss, by its key.
+        SteerError: all that is amiss, by its keys.
     """
-    _check_models(config)
-    _check_sources(config, sources)
-    _check_memory(config, sources)
-    _check_contrasts(config)
+    faults = list(_faults(config, grammar, sources))
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        said = "".join(f"\n- {fault.what}: {fault.cause}; {fault.next_step}" for fault in faults)
+        raise SteerError("the study", f"{len(faults)} things are amiss{said}", "correct all of them")
+
+
+def _faults(config: Config, grammar: Path, sources: Path) -> Iterator[SteerError]:
+    yield from _faults_of_models(config)
+    yield from _faults_of_sources(config, sources)
+    yield from _faults_of_memory(config, sources)
+    yield from _faults_of_contrasts(config)
     if not config.generation.sets:
-        raise SteerError("`generation.sets`", "is empty, so that nothing is answered", "name a set")
+        yield SteerError("`generation.sets`", "is empty, so that nothing is answered", "name a set")
     for key, name, split, use in _wanted(config):
         if not getattr(config.sets[name], split):
             cause = f"set `{name}` has no `{split}` prompts, and {use}"
-            raise SteerError(f"`{key}`", cause, f"give it some (`sets.{name}.{split}`), or name another set")
-    _check_grammar(config, grammar)
+            yield SteerError(f"`{key}`", cause, f"give it some (`sets.{name}.{split}`), or name another set")
+    yield from _faults_of_grammar(config, grammar)
     for name in config.used_sets:
         if not Path(config.sets[name].source).is_relative_to(config.results):
-            _check_size(name, config.sets[name])
+            yield from _faults_of_size(name, config.sets[name])
     for key, path in _named_files(config):
         if not path.is_relative_to(config.results) and not path.is_file():
-            raise SteerError(f"`{key}`", f"no such file: {path}", "correct the path of the file")
+            yield SteerError(f"`{key}`", f"no such file: {path}", "correct the path of the file")
 
 
 def check_keys(config: Config, asked: Set[str]) -> None:
@@ -68,6 +78,24 @@ def check_keys(config: Config, asked: Set[str]) -> None:
 
         for name, judge in servers.items():
             read_key(name, judge)
+
+
+def check_tasks(config: Config) -> None:
+    """Check that the tasks of lm-evaluation-harness are known, before anything is made to run them.
+
+    Args:
+        config: the study.
+
+    Raises:
+        SteerError: neither the harness nor the study has a task of that name.
+    """
+    own = "\n".join(path.read_text() for path in Path(config.capability.folder).rglob("*.yaml"))
+    asked = config.capability.wanted
+    if not {*asked} <= {*re.findall(r"^task: *(\S+) *$", own, flags=re.MULTILINE)}:
+        # It takes seconds to import, and as many to look through its thousands of tasks.
+        from steer.capability.tasks import known_tasks
+
+        known_tasks(asked, Path(config.capability.folder))
 
 
 def _wanted(config: Config) -> Iterator[tuple[str, str, str, str]]:
@@ -99,29 +127,33 @@ def _wanted_by_routing(config: Config) -> Iterator[tuple[str, str, str, str]]:
             yield f"selection.rerouting, to {use}", held, "val", "how many experts is chosen on them"
 
 
-def _check_contrasts(config: Config) -> None:
+def _faults_of_contrasts(config: Config) -> Iterator[SteerError]:
     for name, contrast in config.contrasts.items():
         if contrast.ranking is None:
-            _check_sides(f"contrasts.{name}", contrast, *(config.sets[held] for held in contrast.sets))
+            yield from _faults_of_sides(
+                f"contrasts.{name}", contrast, *(config.sets[held] for held in contrast.sets)
+            )
     pairs = {"detection.pairs": config.detection.pairs, "pairing.contrast": config.pairing.contrast}
     for key, named in pairs.items():
         if named in config.contrasts and not _is_of_replies(config, config.contrasts[named]):
             cause = f"contrast `{named}` is not of two sets of pairs with replies"
-            raise SteerError(f"`{key}`", cause, "name one whose sets have `target: refusal` and others")
+            yield SteerError(f"`{key}`", cause, "name one whose sets have `target: refusal` and others")
 
 
-def _check_sides(key: str, contrast: RoutingContrast, first: SetSettings, second: SetSettings) -> None:
+def _faults_of_sides(
+    key: str, contrast: RoutingContrast, first: SetSettings, second: SetSettings
+) -> Iterator[SteerError]:
     if contrast.first == contrast.second:
         cause = f"set `{contrast.first}` is on both sides, which could not differ"
-        raise SteerError(f"`{key}`", cause, "name another set as `first` or `second`")
+        yield SteerError(f"`{key}`", cause, "name another set as `first` or `second`")
     spans = [_span(side) for side in (first, second)]
     if spans[0] != spans[1]:
         counted = [f"`{name}` on the {span}" for name, span in zip(contrast.sets, spans, strict=True)]
         cause = f"tokens are counted of {' and of '.join(counted)}"
-        raise SteerError(f"`{key}`", cause, "give both sets a `target`, or neither")
+        yield SteerError(f"`{key}`", cause, "give both sets a `target`, or neither")
     if contrast.paired and first.target is None:
         cause = f"is `paired`, and the sets `{contrast.first}` and `{contrast.second}` are no pairs"
-        raise SteerError(f"`{key}`", cause, "give both sets a `target`, or leave out `paired`")
+        yield SteerError(f"`{key}`", cause, "give both sets a `target`, or leave out `paired`")
 
 
 def _span(settings: SetSettings) -> str:
@@ -134,23 +166,27 @@ def _is_of_replies(config: Config, contrast: RoutingContrast) -> bool:
     return bool(contrast.sets) and all(_span(config.sets[name]) == "reply" for name in contrast.sets)
 
 
-def _check_grammar(config: Config, folder: Path) -> None:
+def _faults_of_grammar(config: Config, folder: Path) -> Iterator[SteerError]:
     used = {name: config.sets[name] for name in config.used_sets}
     drawn = {name: held for name, held in used.items() if not held.is_given}
     if not drawn:
         return
     grammar = Grammar.load(folder)
     for split in SPLITS:
-        possible = grammar.possible(split, config.seed, config.grammar.held_out)
+        try:
+            possible = grammar.possible(split, config.seed, config.grammar.held_out)
+        except SteerError as fault:
+            yield fault
+            return
         for name, held in drawn.items():
             if held.sizes[split] > possible:
                 cause = f"{held.sizes[split]} different prompts, and the grammar has {possible}"
-                raise SteerError(
+                yield SteerError(
                     f"`sets.{name}.{split}`", cause, "ask for fewer, or lower `grammar.held_out`"
                 )
 
 
-def _check_size(name: str, settings: SetSettings) -> None:
+def _faults_of_size(name: str, settings: SetSettings) -> Iterator[SteerError]:
     """A file of the user's holds at least the prompts asked for; one that the flow makes is made anew."""
     path, asked = Path(settings.source), sum(settings.sizes.values())
     if not path.suffix or not path.is_file():
@@ -159,7 +195,7 @@ def _check_size(name: str, settings: SetSettings) -> None:
         lines = sum(1 for _ in islice((line for line in stream if line.strip()), asked))
     if lines < asked:
         cause = f"{path} holds {lines} prompts, and {asked} are asked for"
-        raise SteerError(f"`sets.{name}`", cause, "lower train, val or test of the set")
+        yield SteerError(f"`sets.{name}`", cause, "lower train, val or test of the set")
 
 
 def _named_files(config: Config) -> Iterator[tuple[str, Path]]:
@@ -178,18 +214,18 @@ def _named_files(config: Config) -> Iterator[tuple[str, Path]]:
             yield f"labelled.{name}.source", Path(labelled.source)
 
 
-def _check_sources(config: Config, table: Path) -> None:
+def _faults_of_sources(config: Config, table: Path) -> Iterator[SteerError]:
     kinds = {name: source.kind for name, source in read_sources(table).items()}
     for key, named, wanted in _named_sources(config):
         if named not in kinds:
             offered = [name for name, kind in kinds.items() if kind in wanted]
-            raise SteerError(f"`{key}`", f"unknown source `{named}`", nearest(named, offered))
-        if kinds[named] not in wanted:
+            yield SteerError(f"`{key}`", f"unknown source `{named}`", nearest(named, offered))
+        elif kinds[named] not in wanted:
             cause = f"source `{named}` is of kind `{kinds[named]}`, not {' or '.join(wanted)}"
-            raise SteerError(f"`{key}`", cause, f"see {table} for what there is of that kind")
+            yield SteerError(f"`{key}`", cause, f"see {table} for what there is of that kind")
 
 
-def _check_memory(config: Config, table: Path) -> None:
+def _faults_of_memory(config: Config, table: Path) -> Iterator[SteerError]:
     """Where rerouting to memory is chosen, answers of memory are known: none could be given otherwise."""
     name = config.selection.rerouting.suppress_on
     if config.behaviour != "faithfulness" or name is None:
@@ -197,7 +233,7 @@ def _check_memory(config: Config, table: Path) -> None:
     source = read_sources(table).get(config.sets[name].source)
     if source and not source.memory:
         cause = f"source `{source.name}` of set `{name}` has no `memory`, answers known without its documents"
-        raise SteerError("`selection.rerouting.suppress_on`", cause, "name a set with some, as of `mquake`")
+        yield SteerError("`selection.rerouting.suppress_on`", cause, "name a set with some, as of `mquake`")
 
 
 def _named_sources(config: Config) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -213,10 +249,10 @@ def _named_sources(config: Config) -> Iterator[tuple[str, str, tuple[str, ...]]]
             yield f"models.{name}.system_source", model.system_source, ("system",)
 
 
-def _check_models(config: Config) -> None:
+def _faults_of_models(config: Config) -> Iterator[SteerError]:
     for name, model in config.models.items():
         made = model.path is not None and Path(model.path).is_relative_to(config.results)
         if model.path is None or made or hub_id(model.path) or Path(model.path).is_dir():
             continue
         cause = f"there is no folder {model.path}, and a model on the hub is named `owner/name`"
-        raise SteerError(f"`models.{name}.path`", cause, "correct the path, or name a model on the hub")
+        yield SteerError(f"`models.{name}.path`", cause, "correct the path, or name a model on the hub")

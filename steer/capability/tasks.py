@@ -1,7 +1,7 @@
 """Tasks of lm-evaluation-harness: found by name, and run without a network unless their data is fetched."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ SEED = 1234
 """Of the worked examples that a task draws; the harness's own default."""
 
 
-def find_tasks(names: Mapping[str, TaskSettings], folder: Path) -> dict[str, Any]:
-    """Tasks by name: what the harness loads for each, with its data.
+def known_tasks(names: Collection[str], folder: Path) -> TaskManager:
+    """What finds tasks by name, and knows these.
 
     Own tasks come first. The thousands that the harness brings are looked through only for other names.
 
     Raises:
-        SteerError: a name is unknown, or the data of a task is not there.
+        SteerError: a name is unknown.
     """
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     if not {*names} <= {*manager.all_tasks}:
@@ -34,6 +34,16 @@ def find_tasks(names: Mapping[str, TaskSettings], folder: Path) -> dict[str, Any
         if name not in manager.all_tasks:
             cause = f"is neither in {folder} nor known to lm-evaluation-harness"
             raise SteerError(f"task `{name}`", cause, "`lm-eval ls tasks` lists what it knows")
+    return manager
+
+
+def find_tasks(names: Mapping[str, TaskSettings], folder: Path) -> dict[str, Any]:
+    """Tasks by name: what the harness loads for each, with its data.
+
+    Raises:
+        SteerError: a name is unknown, or the data of a task is not there.
+    """
+    manager = known_tasks(names, folder)
     return {name: _load(manager, name, settings) for name, settings in names.items()}
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from steer.config import merge, parse
 from steer.errors import SteerError
-from steer.preflight import check_keys, check_study
+from steer.preflight import check_keys, check_study, check_tasks
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -104,7 +104,19 @@ def test_what_a_study_can_not_have_is_named_by_its_key(fault: str) -> None:
     over, said = FAULTS[fault]
     with pytest.raises(SteerError) as caught:
         check(over)
-    assert str(caught.value).startswith(said)
+    assert said in str(caught.value)
+
+
+def test_all_that_is_amiss_is_said_at_once() -> None:
+    with pytest.raises(SteerError) as caught:
+        check(FAULTS["one set on both sides"][0], {"generation": {"sets": []}})
+    assert str(caught.value) == (
+        "the study: 2 things are amiss\n"
+        "- `contrasts.prompt`: set `harmful` is on both sides, which could not differ; "
+        "name another set as `first` or `second`\n"
+        "- `generation.sets`: is empty, so that nothing is answered; name a set\n"
+        "  next: correct all of them"
+    )
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
@@ -143,3 +155,13 @@ def test_the_key_of_a_judge_is_missed_before_anything_is_made_to_judge(
     check_keys(settings, {"phrases"})
     monkeypatch.setenv("NO_SUCH_KEY", "sk-here")
     check_keys(settings, {"far"})
+
+
+def test_tasks_that_nobody_knows_are_missed_before_anything_is_made_to_run_them() -> None:
+    def asked(name: str) -> None:
+        check_tasks(parse(merge(DEFAULT, {"capability": {"tasks": {name: {}}}})))
+
+    asked("restates")
+    asked("arc_easy")
+    with pytest.raises(SteerError, match="task `arc_esay`: is neither in data/tasks nor known"):
+        asked("arc_esay")

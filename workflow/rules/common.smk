@@ -9,7 +9,7 @@ from steer.download import missing
 from steer.errors import SteerError
 from steer.figures import index, registry
 from steer.knowledge import KINDS
-from steer.preflight import check_keys, check_study
+from steer.preflight import check_keys, check_study, check_tasks
 from steer.sources import find_source, with_parts
 
 # The configuration with all overrides, for the commands that the rules run. Its place is no input: rules
@@ -36,6 +36,8 @@ onstart:
     ):
         raise SteerError("sources", "; ".join(lacking), "or remove their sets")
     check_keys(settings, judges_at_work())
+    if any(job.rule.name == "capability" for job in workflow.dag.needrun_jobs()):
+        check_tasks(settings)
     # Not while planning: a dry run must not change the settings of a flow that runs meanwhile.
     write_bytes(
         SETTINGS,
