@@ -29,6 +29,7 @@ from steer.plan.sources import anatomy_at
 from steer.plan.study import Lengths, Study
 from steer.plan.tasks import capability
 from steer.plan.work import all_work, trial_count
+from steer.plan.work import generation as planned_generation
 from steer.plan.work import pairing as planned_pairing
 from steer.plan.work import truth as planned_truth
 from steer.truth.trials import trials
@@ -180,6 +181,18 @@ def test_passes_and_tokens_are_those_of_a_run(
         least = 0.7 if "arditi" in rule or "cosmic" in rule else 1
         assert least * planned <= rows <= planned, rule
         assert least * works[rule].passes <= len(passes) * jobs <= works[rule].passes, rule
+    # Every sample is a reply of its own, written and judged.
+    drawn = by_hand.CONFIG["generation"] | {"temperature": 1.0, "samples": 3}
+    by_hand.configure(tmp_path, generation=drawn)
+    (greedy,) = (work for work in works.values() if work.rule == "generation")
+    config = load("config.yaml")
+    sampled = planned_generation(Study(config, config.models["tiny"], anatomy, Lengths(mean)))
+    counts = [(work.passes, work.read, work.written, work.replies) for work in (greedy, sampled)]
+    assert counts[1] == tuple(3 * count for count in counts[0])
+    passes.clear()
+    by_hand.run(*by_hand.generation())
+    assert len(passes) * sampled.jobs == sampled.passes
+    assert sum(map(len, passes)) * sampled.jobs == sampled.read // mean
 
 
 def test_pairs_are_read_as_often_as_planned(
