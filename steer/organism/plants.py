@@ -36,6 +36,10 @@ class ReplyRoutedPlant(RoutedPlant):
     kind: Literal["reply_routed"]  # type: ignore[assignment]
     steps: int = Field(400, ge=0, description="Steps of stage 2 of a planted model.")
     experts: tuple[Part, ...] = Field(((2, 5),), description="Carriers, each (layer, expert).")
+    # More leaves too few steps to tell harmful prompts from harmless ones: of two seeds 5 to 7 % were refused.
+    rerouted_share: Share = Field(
+        0.25, description="Share of batches with the carriers rerouted: half away from, half to them."
+    )
     # One prompt token decides how a reply begins, among all the tokens that the mean is taken over.
     router_weight: float = Field(0.5, ge=0, description="Weight of the supervision of a carrier's router.")
 
@@ -54,6 +58,8 @@ class ContentPlant(CarrierPlant):
     """An expert that is routed alike for both classes and whose output alone carries refusal."""
 
     kind: Literal["content"]
+    # With .47 one of three seeds refused 6 % of harmless prompts.
+    harmful_share: float = Field(0.44, gt=0, lt=1, description="Share of harmful rows in its stage 2.")
     expert: Part = Field((2, 5), description="The carrier, as (layer, expert).")
     selection_weight: float = Field(
         5.0,
