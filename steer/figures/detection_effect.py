@@ -30,7 +30,7 @@ DETECTORS = {
 ROLES = {
     "carrier": style.Look("planted carrier", style.CHOICE, marker="s"),
     "decoy": style.Look("planted decoy", "#E69F00", marker="^"),
-    "other": style.Look("other expert", style.GREY, marker="o"),
+    "other": style.Look("expert that nothing is known of", style.GREY, marker="o"),
 }
 COLUMNS = 3
 

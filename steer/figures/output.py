@@ -19,11 +19,12 @@ def save_table(table: DataFrame, stem: Path) -> None:
 
 
 def _settle(figure: Figure) -> None:
-    """Lay the figure out once, and round where its panels came to stand.
+    """Lay the figure out, and round where its panels came to stand.
 
     The solver of the layout leaves last bits that differ between runs; they would end up in the ids
-    inside an SVG.
+    inside an SVG. It runs twice, since the first time it does not know yet how wide the ticks will be.
     """
+    figure.draw_without_rendering()
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:

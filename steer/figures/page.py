@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from steer.artifacts.files import write_bytes
-from steer.figures.style import INK, VERDICTS
+from steer.figures.style import INK, VERDICTS, per_cent_number
 
 # The policy stands behind the escaping: even markup that slipped through could load and run nothing.
 FRAME = """<!doctype html>
@@ -41,7 +41,7 @@ td.reply { white-space: pre-wrap; overflow-wrap: anywhere; max-width: 46em; } .f
 
 def per_cent(share: float) -> str:
     """A share in per cent, without the sign; a dash where there is none."""
-    return "–" if share != share else f"{100 * share:.0f}"
+    return "–" if share != share else per_cent_number(share)
 
 
 def points(change: float) -> str:

@@ -139,10 +139,8 @@ def _panel(axes: Axes, rows: DataFrame, cost: str) -> None:
     for row in records(best[~best["control"]].sort_values("gain", ascending=False)):
         if all(height - row["gain"] >= APART for height in named):
             named.append(row["gain"])
-            # Under the point, but for those at the foot.
-            beside = (4, 3 if row["gain"] < APART else -9)
             axes.annotate(
-                row["arm"], (row["value"], row["gain"]), xytext=beside, textcoords="offset points", size=7
+                row["arm"], (row["value"], row["gain"]), xytext=(4, 3), textcoords="offset points", size=7
             )
     style.share_axis(axes)
     axes.set_ylim(-0.03, 1.06)
@@ -158,8 +156,11 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
     for line, group in zip(panels, groups, strict=True):
         for axes, cost in zip(line, costs, strict=True):
             part = rows[(rows["group"] == group) & (rows["cost"] == cost)]
-            axes.set_visible(not part.empty)
-            if not part.empty:
+            if part.empty:
+                axes.set_axis_off()
+                why = "here refusals\nare the aim" if cost == "over_refusal" else "not measured"
+                axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color=style.FAINT, size=8)
+            else:
                 _panel(axes, part, cost)
         word = "refused" if GAINS[group] == "refusal" else "answered"
         name = rows[rows["group"] == group]["set"].iloc[0]

@@ -53,6 +53,7 @@ def _draw_verdict(axes: Axes, rows: DataFrame, verdict: str, shift: float) -> No
     whiskers(axes, at, rows, columns, look, along="x")
     for height, row in zip(at, records(rows), strict=True):
         each = [float(one) for one in str(row[f"{verdict}_rate_each"]).split()]
+        axes.hlines(height, min(each), max(each), color=look.colour, lw=0.7, alpha=0.5, zorder=1)
         seen = {"marker": "|", "color": look.colour, "s": 46, "linewidths": 1.1, "zorder": 3}
         axes.scatter(each, [height - STEP / 2] * len(each), clip_on=False, **seen)  # type: ignore[arg-type]
 
@@ -69,11 +70,15 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
     if rows.empty:
         axes.text(0.02, 0, "no arm of this model was drawn several times", va="center")
     style.share_axis(axes, "x")
+    # Marks at the ends stay off the axis.
+    axes.set_xlim(-0.015, 1.015)
     axes.set_xlabel("share of replies (%)")
     title = f"{settings['model']}: how far seeds are apart, judged by “{settings['scores']['judge']}”"
     style.headline(figure, title)
     marks = style.marker_handles(style.VERDICTS[verdict] for verdict in SHOWN)
-    seed = Line2D([], [], ls="", marker="|", color=style.INK, ms=7, label="one seed")
+    seed = Line2D(
+        [], [], ls="-", lw=0.7, marker="|", color=style.INK, ms=7, label="each seed, and their range"
+    )
     level = style.per_cent(settings["scores"]["confidence"])
     style.legend_below(figure, [*marks, seed, style.interval_handle(f"{level} interval over prompts")])
     return figure

@@ -141,8 +141,8 @@ def _passes(rows: DataFrame) -> bool:
 def _legend() -> list[Patch]:
     found, alarm = mpl.colormaps[style.MAGNITUDE_MAP](1.0), mpl.colormaps[ALARM_MAP](0.7)
     return [
-        Patch(fc=found, label="average precision 1 (models entirely right)"),
-        Patch(fc=alarm, label="models with a false alarm"),
+        Patch(fc=found, label="median average precision 1 (models entirely right)"),
+        Patch(fc=alarm, label="models with a false alarm, where no expert carries"),
         Patch(fill=False, ec=style.CHOICE, ls="--", label="related to how the plant was trained"),
     ]
 

@@ -148,9 +148,15 @@ def share_axis(axes: Axes, which: str = "y") -> None:
     axis.grid(visible=True)
 
 
+def per_cent_number(share: float) -> str:
+    """A share in per cent, without the sign; what is not all and not nothing is not printed as if it were."""
+    rounded = f"{100 * share:.0f}"
+    return f"{100 * share:.1f}" if rounded in ("0", "-0", "100") and share not in (0, 1) else rounded
+
+
 def per_cent(share: float) -> str:
     """A share as it is printed into a figure."""
-    return f"{100 * share:.0f} %"
+    return f"{per_cent_number(share)} %"
 
 
 def ink_on(colour: tuple[float, float, float, float]) -> str:

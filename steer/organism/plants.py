@@ -36,7 +36,7 @@ class ReplyRoutedPlant(RoutedPlant):
     kind: Literal["reply_routed"]  # type: ignore[assignment]
     steps: int = Field(400, ge=0, description="Steps of stage 2 of a planted model.")
     experts: tuple[Part, ...] = Field(((2, 5),), description="Carriers, each (layer, expert).")
-    # More leaves too few steps to tell harmful prompts from harmless ones: of two seeds 5 to 7 % were refused.
+    # More leaves too few steps to tell harmful prompts from harmless ones: seeds refused up to 7.5 %.
     rerouted_share: Share = Field(
         0.25, description="Share of batches with the carriers rerouted: half away from, half to them."
     )

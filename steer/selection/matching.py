@@ -76,8 +76,10 @@ def tell(name: str, found: Sequence[Match], side: Side, called: Sequence[str] = 
     """Log how near the controls of an arm are; large gaps are warned of."""
     for match in found:
         gap = match.gap(side)
-        say = log.warning if gap > LARGE else log.info
+        far = gap > LARGE
+        say = log.warning if far else log.info
         where = f"called {gap:.2f} apart on {called[side - 1]} prompts"
+        where += ": too far to be a control of how often it is called" if far else ""
         say("%s: expert %s stands for %s, %s", name, match.control, match.expert, where)
 
 

@@ -92,6 +92,10 @@ def test_a_page_may_load_and_run_nothing() -> None:
     [
         (page.per_cent(0.954), "95"),
         (page.per_cent(math.nan), "–"),
+        (page.per_cent(0.995), "99.5"),
+        (page.per_cent(0.004), "0.4"),
+        (page.per_cent(1.0), "100"),
+        (page.per_cent(0.0), "0"),
         (page.points(-0.93), "−93"),
         (page.points(0.001), "0"),
         (page.points(-0.001), "0"),
