@@ -129,7 +129,7 @@ def make_expert_arm(
     """
     pairs = _picked(name, settings, directions, dose, behaviour)
     if isinstance(settings, ExpertGateArm):
-        return _gated(name, settings, directions, pairs)
+        return _gated(name, settings, directions, pairs, dose.scope)
     if settings.operation == "experts_add":
         assert dose.layer is not None
         groups = {dose.layer: list(range(directions.experts))}
@@ -167,7 +167,9 @@ def _tensor(settings: ExpertDirectionArm, vectors: Float[Tensor, "n d"]) -> Floa
     return unit(vectors) if settings.operation == "expert_ablate" else vectors.contiguous()
 
 
-def _gated(name: str, settings: ExpertGateArm, directions: ExpertDirections, pairs: Sequence[Pair]) -> Arm:
+def _gated(
+    name: str, settings: ExpertGateArm, directions: ExpertDirections, pairs: Sequence[Pair], scope: Scope
+) -> Arm:
     operations = []
     for layer, experts in by_layer(pairs).items():
         directions.check(layer, experts)
@@ -177,7 +179,7 @@ def _gated(name: str, settings: ExpertGateArm, directions: ExpertDirections, pai
                 settings.operation,
                 layer=layer,
                 coefficient=coefficient,
-                scope=settings.scope or "all",
+                scope=scope,
                 experts=tuple(experts),
             )
         )

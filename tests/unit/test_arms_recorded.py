@@ -299,6 +299,10 @@ def test_controls_are_told_on_the_side_of_the_behaviour_and_name_what_they_are_m
     settings["named"] = parse_arm({**arms["named"], "scope": "prompt"})
     told(FAITHFULNESS)
     assert json.loads((out / "controls.meta.json").read_text())["settings"] != record["settings"]
+    paths = [out / f"{name}.safetensors" for name in ("named", "matched")]
+    pair = [read_arm(path, model=study.facts.digest).operations[0] for path in paths]
+    assert [one.scope for one in pair] == ["prompt", "prompt"]
+    assert pair[0].experts != pair[1].experts
 
 
 def test_controls_of_a_pool_that_do_the_same_are_warned_of(
