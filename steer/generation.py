@@ -177,7 +177,8 @@ def _plan(
             "generation", "the set has no `test` prompts", "give it some in `sets`, or leave it out"
         )
     encoded = [_encode(loaded, prompt, settings.max_prompt_tokens) for prompt in tested]
-    common = [facts.digest, settings.batch_size, settings.threads, max_new_tokens, code_digest(__name__)]
+    common = [facts.digest, settings.batch_size, *settings.arithmetic, max_new_tokens]
+    common.append(code_digest(__name__))
     packed = settings.engine == "vllm"
     if packed:
         common = ["vllm", check_engine(loaded, arms, settings), *common]

@@ -54,6 +54,10 @@ class Study:
         names = ("model.json", "refusal.safetensors", "harmful.jsonl", "harmless.jsonl")
         return tuple(self.path(name) for name in names)  # type: ignore[return-value]
 
+    def on(self, device: str) -> "Study":
+        """The study with its model on another device."""
+        return replace(self, settings=self.settings.model_copy(update={"device": device}))
+
     def write_prompts(self, label: Label, prompts: Sequence[Prompt]) -> Path:
         """Write (or replace) the prompt set of a label."""
         path = self.path(f"{label}.jsonl")

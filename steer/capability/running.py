@@ -55,7 +55,7 @@ def measure(
     tasks = find_tasks(wanted.wanted, Path(wanted.folder))
     libraries = {name: version(name) for name in HARNESS}
     own = folder_digest(wanted.folder) if Path(wanted.folder).is_dir() else ""
-    common: list[Any] = [facts.digest, settings.batch_size, settings.threads, libraries, own]
+    common: list[Any] = [facts.digest, settings.batch_size, *settings.arithmetic, libraries, own]
     common.append(code_digest(__name__))
     found: list[Row] = []
     with Journal(out.with_name(f".{out.stem}.journal.jsonl")) as journal:

@@ -145,6 +145,12 @@ class ModelSettings(Settings):
         return Chat(system, self.thinking, self.reasoning_effort)
 
     @property
+    def arithmetic(self) -> list[int | str | None]:
+        """What of the machine decides the last bits of a result, for the names of rows that are kept."""
+        # Rows of the CPU keep the names that they had before a device was part of them.
+        return [self.threads] if self.device.startswith("cpu") else [self.threads, self.device]
+
+    @property
     def hub(self) -> HubModel | None:
         """The model on the hub that is to be fetched; None for a folder or an organism."""
         name = hub_id(self.path)

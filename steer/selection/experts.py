@@ -77,7 +77,7 @@ def select(
     paths = {"harmful": harmful_path, "harmless": harmless_path}
     questions = {label: val_prompts(loaded, path, settings.prompts) for label, path in paths.items()}
     with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
-        budget = Budget(settings.max_new_tokens, model.batch_size, (facts.digest, model.threads))
+        budget = Budget(settings.max_new_tokens, model.batch_size, (facts.digest, *model.arithmetic))
         tester = Tester(loaded, questions, judge, budget, journal)
         chooser = Chooser(loaded, facts, directions, questions, settings, model.batch_size, tester)
         rows: list[Row] = []

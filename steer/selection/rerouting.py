@@ -137,7 +137,8 @@ def _scored(
 ) -> list[Row]:
     """Verdicts and KL of every trial; a trial is a group of batches of its own, and kept when finished."""
     texts = {use: [_content(question) for question in asked] for use, asked in questions.items()}
-    common = [facts.digest, judge.version, settings.max_new_tokens, model.batch_size, model.threads, texts]
+    common = [facts.digest, judge.version, settings.max_new_tokens, model.batch_size]
+    common += [*model.arithmetic, texts]
     code = code_digest(__name__)
     found = []
     for trial in trials:

@@ -96,7 +96,7 @@ def select(
     questions = {label: val_prompts(loaded, path, settings.prompts) for label, path in paths.items()}
     doses = list(_dosed(arms, directions, out.parent, settings))
     with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
-        budget = Budget(settings.max_new_tokens, model.batch_size, (facts.digest, model.threads))
+        budget = Budget(settings.max_new_tokens, model.batch_size, (facts.digest, *model.arithmetic))
         tester = Tester(loaded, questions, judge, budget, journal)
         counts = tester.counts([dosed.trial for dosed in doses])
         rows = [_row(dosed, found) for dosed, found in zip(doses, counts, strict=True)]

@@ -43,7 +43,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a trial costs, and what else decides its replies: the model and its threads."""
+    """What a trial costs, and what else decides its replies: the model and its arithmetic."""
 
     max_new_tokens: int
     batch_size: int

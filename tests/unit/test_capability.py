@@ -227,6 +227,8 @@ def test_the_table_has_intervals_and_tests_against_the_baseline(
     before = [{key: value for key, value in row.items() if key != "p_holm"} for row in rows]
     kept = [{key: value for key, value in row.items() if key != "p_holm"} for row in more]
     assert kept[: len(before)] == before
+    _measure(study.on("auto"), folder, ("baseline",))
+    assert ran[2:] == ["baseline", "baseline"]
 
 
 def test_the_mean_and_its_error_are_the_harness_s_own(

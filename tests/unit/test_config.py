@@ -240,6 +240,16 @@ def test_a_device_may_have_a_number() -> None:
     assert found.models["other"].device == "cpu:0"
 
 
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu", [2]), ("cpu:0", [2]), ("cuda", [2, "cuda"]), ("auto", [2, "auto"])]
+)
+def test_rows_of_the_cpu_are_named_by_threads_and_others_by_their_device_too(
+    device: str, expected: list[object]
+) -> None:
+    found = parse(merge(valid(), {"models": {"other": {"path": "m", "device": device, "threads": 2}}}))
+    assert found.models["other"].arithmetic == expected
+
+
 TAUGHT = {"refused": ["harmful"], "answered": ["harmless"]}
 OTHERS: dict[str, Any] = {
     "a layer of a model of 16": (

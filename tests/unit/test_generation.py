@@ -152,7 +152,8 @@ def test_a_new_arm_costs_its_own_rows_only(study: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "expected"), [("nothing", 0), ("dose", 5), ("prompt", 4), ("limit", 10), ("batch", 10)]
+    ("changed", "expected"),
+    [("nothing", 0), ("dose", 5), ("prompt", 4), ("limit", 10), ("batch", 10), ("device", 10)],
 )
 def test_what_decides_a_row_makes_it_anew_and_nothing_else_does(
     study: Study, changed: str, expected: int
@@ -172,11 +173,14 @@ def test_what_decides_a_row_makes_it_anew_and_nothing_else_does(
         limit = LIMIT + 1
     elif changed == "batch":
         study = replace(study, settings=study.settings.model_copy(update={"batch_size": 3}))
+    elif changed == "device":
+        study = study.on("auto")
     made, _ = _generate(study, "baseline", "add", limit=limit)
     # Five prompts in batches of two, two and one: a prompt takes its batch mates along, under both arms.
     assert len(TESTED) == 5
     assert made == expected
-    assert (study.path("out.jsonl").read_bytes() == before) == (changed == "nothing")
+    # Here both devices are the CPU.
+    assert (study.path("out.jsonl").read_bytes() == before) == (changed in ("nothing", "device"))
 
 
 def test_a_stopped_run_goes_on_after_its_finished_batches_with_the_same_bytes(

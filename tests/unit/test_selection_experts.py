@@ -264,6 +264,8 @@ def test_a_rerun_asks_no_judge_and_gives_the_same_bytes(study: Study) -> None:
     assert len(answered) >= 3 * GRID.judged
     assert len(first.asked) == len(answered) * GRID.prompts
     assert again.asked == []
+    _select(study.on("auto"), again)
+    assert len(again.asked) == len(first.asked)
 
 
 def test_every_dose_of_the_chosen_place_is_judged_and_no_other_candidate(study: Study) -> None:

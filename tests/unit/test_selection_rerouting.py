@@ -124,6 +124,8 @@ def test_finished_trials_are_kept_and_give_the_same_bytes(study: Study) -> None:
     _select(study, judge)
     assert len(judge.asked) == asked
     assert study.path("rerouting.csv").read_bytes() == first
+    _select(study.on("auto"), judge)
+    assert len(judge.asked) == 2 * asked
 
 
 def test_a_dense_model_can_not_be_rerouted(tiny: Tiny, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_trials_of_finished_arms_survive_a_stop(study: Study, tiny: Tiny, tmp_pa
     assert whole.path("strength.json").read_bytes() == study.path("strength.json").read_bytes()
 
 
-@pytest.mark.parametrize("changed", ["judge", "prompt", "directions", "length"])
+@pytest.mark.parametrize("changed", ["judge", "prompt", "directions", "length", "device"])
 def test_anything_that_decides_a_trial_makes_it_anew(study: Study, changed: str) -> None:
     _select(study, Bytes())
     judge, grid = Bytes(), GRID
@@ -207,6 +207,8 @@ def test_anything_that_decides_a_trial_makes_it_anew(study: Study, changed: str)
         study.write_directions(
             type(study.directions)(study.directions.direction * 1.5, study.directions.harmless_mean)
         )
+    elif changed == "device":
+        study = study.on("auto")
     else:
         grid = GRID.model_copy(update={"max_new_tokens": 5})
     _select(study, judge, grid=grid)
