@@ -4,7 +4,6 @@ The configuration itself is checked where it is typed (`steer.config`); here it 
 names: the grammar, the table of public sources, prompts and models of the user's own.
 """
 
-import re
 from collections.abc import Iterator, Set
 from itertools import islice
 from pathlib import Path
@@ -78,24 +77,6 @@ def check_keys(config: Config, asked: Set[str]) -> None:
 
         for name, judge in servers.items():
             read_key(name, judge)
-
-
-def check_tasks(config: Config) -> None:
-    """Check that the tasks of lm-evaluation-harness are known, before anything is made to run them.
-
-    Args:
-        config: the study.
-
-    Raises:
-        SteerError: neither the harness nor the study has a task of that name.
-    """
-    own = "\n".join(path.read_text() for path in Path(config.capability.folder).rglob("*.yaml"))
-    asked = config.capability.wanted
-    if not {*asked} <= {*re.findall(r"^task: *(\S+) *$", own, flags=re.MULTILINE)}:
-        # It takes seconds to import, and as many to look through its thousands of tasks.
-        from steer.capability.tasks import known_tasks
-
-        known_tasks(asked, Path(config.capability.folder))
 
 
 def _wanted(config: Config) -> Iterator[tuple[str, str, str, str]]:

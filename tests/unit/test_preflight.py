@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from steer.capability.known import check_tasks
 from steer.config import merge, parse
 from steer.errors import SteerError
-from steer.preflight import check_keys, check_study, check_tasks
+from steer.preflight import check_keys, check_study
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -4,12 +4,13 @@ import yaml
 
 from steer import stages
 from steer.artifacts.files import write_bytes
+from steer.capability.known import check_tasks
 from steer.config.models import teacher_of
 from steer.download import missing
 from steer.errors import SteerError
 from steer.figures import index, registry
 from steer.knowledge import KINDS
-from steer.preflight import check_keys, check_study, check_tasks
+from steer.preflight import check_keys, check_study
 from steer.sources import find_source, with_parts
 
 # The configuration with all overrides, for the commands that the rules run. Its place is no input: rules
