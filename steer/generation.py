@@ -26,7 +26,7 @@ from steer.models.donors import paired, with_donors
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
 from steer.models.sampling import GREEDY, Sampling
-from steer.models.scoring import kl_divergence, refusal_score
+from steer.models.scoring import check_finite, kl_divergence, refusal_score
 from steer.models.study import open_outline, open_study
 from steer.vllm.replies import Wanted, check_engine
 from steer.vllm.replies import answer as answer_with_vllm
@@ -284,6 +284,8 @@ def _answer(
         score = float(refusal_score(after[None], facts.refusal_token_ids))
         # The same logits to the bit unless the arm changed them: rounding must not look like an effect.
         kl = float(kl_divergence(before[None], after[None])) if task.arm.operations else 0.0
+        effect = reply.fired.relative_norm
+        check_finite(task.arm.name, task.prompt.id, loaded.model.dtype, score, kl, effect)
         rows.append((task.key, _row(task, reply, score, kl)))
     return rows
 

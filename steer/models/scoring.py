@@ -1,8 +1,12 @@
 """Scores of a next-token distribution."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from steer.errors import SteerError
 
 
 def log_probabilities(logits: Float[Tensor, "batch vocabulary"]) -> Float[Tensor, "batch vocabulary"]:
@@ -43,3 +47,18 @@ def divergence(
 ) -> Float[Tensor, " batch"]:
     """KL(p ‖ q) of distributions given as log-probabilities, in nats."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def check_finite(arm: str, prompt: str, dtype: torch.dtype, *values: float) -> None:
+    """Check numbers that an arm's logits on a prompt gave, before they are written.
+
+    Raises:
+        SteerError: one is infinite or not a number, as where activations outgrow the type of numbers.
+    """
+    if not all(math.isfinite(value) for value in values):
+        name = str(dtype).removeprefix("torch.")
+        raise SteerError(
+            f"arm `{arm}`" + (f", prompt `{prompt}`" if prompt else ""),
+            f"gives logits that are infinite or not a number, in {name}",
+            "set `dtype: bfloat16` of the model, or a smaller coefficient of the arm",
+        )

@@ -15,6 +15,7 @@ from steer.models.batching import by_length
 from steer.models.companions import with_companions
 from steer.models.interventions import Arm
 from steer.models.loading import Batch, LoadedModel
+from steer.models.scoring import check_finite
 from steer.models.steering import steer
 
 MOST_LOGITS = 2**27
@@ -59,7 +60,7 @@ def likelihoods(loaded: LoadedModel, arm: Arm, rows: Sequence[Forced], batch_siz
     arm, so that arms that do nothing give the same numbers to the bit.
 
     Raises:
-        SteerError: the arm can't fire on this model.
+        SteerError: the arm can't fire on this model, or makes its numbers overflow.
     """
     inputs: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
     for index, row in enumerate(rows):
@@ -74,8 +75,9 @@ def likelihoods(loaded: LoadedModel, arm: Arm, rows: Sequence[Forced], batch_siz
         for start in range(0, len(batch), size):
             here = [firsts[index] for index in batch[start : start + size]]
             for row, logits in zip(here, _logits(loaded, arm, here), strict=True):
-                asked = inputs[row.prompt, row.reply[:-1]]
-                found |= {index: _likelihood(logits, rows[index].reply) for index in asked}
+                for index in inputs[row.prompt, row.reply[:-1]]:
+                    found[index] = _likelihood(logits, rows[index].reply)
+                    check_finite(arm.name, rows[index].name, loaded.model.dtype, found[index].total)
     return [found[index] for index in range(len(rows))]
 
 

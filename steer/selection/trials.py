@@ -13,7 +13,7 @@ from steer.models.batching import by_length
 from steer.models.decoding import generate
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
-from steer.models.scoring import kl_divergence
+from steer.models.scoring import check_finite, kl_divergence
 from steer.selection.candidates import Question
 
 # Suppressing is tried on harmful prompts, inducing on harmless ones; the verdict it is to bring about.
@@ -114,11 +114,13 @@ class Tester:
         before = self._loaded.next_token_logits(self._loaded.batch(tokens))
         replies = generate(self._loaded, tokens, [arm for arm, _ in jobs], self._budget.max_new_tokens)
         exchanges = [Exchange(q.text, reply.text) for (_, q), reply in zip(jobs, replies, strict=True)]
-        found: list[tuple[str, float]] = []
-        for judgement, reply, plain in zip(self._judge.judge(exchanges), replies, before, strict=True):
-            kl = kl_divergence(plain[None], reply.first_token_logits[None])
-            found.append((judgement.verdict, float(kl)))
-        return found
+        divergences = []
+        for (arm, question), reply, plain in zip(jobs, replies, before, strict=True):
+            kl = float(kl_divergence(plain[None], reply.first_token_logits[None]))
+            check_finite(arm.name, question.id, self._loaded.model.dtype, kl)
+            divergences.append(kl)
+        judgements = self._judge.judge(exchanges)
+        return [(judgement.verdict, kl) for judgement, kl in zip(judgements, divergences, strict=True)]
 
 
 def _counts(verdicts: Sequence[str]) -> dict[str, int]:

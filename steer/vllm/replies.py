@@ -15,6 +15,7 @@ from steer.models.chat import read_reply
 from steer.models.checks import check_arm
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
+from steer.models.scoring import check_finite
 from steer.models.stops import stop_tokens
 from steer.models.study import set_threads
 from steer.vllm.engine import Answer, Ask, Engine
@@ -128,6 +129,8 @@ def _asks(wanted: Iterable[Wanted], keys: dict[str, str], limit: int) -> Iterato
 
 
 def _row(loaded: LoadedModel, one: Wanted, answer: Answer) -> Row:
+    effect = answer.fired["relative_norm"]
+    check_finite(one.arm.name, one.prompt_id, loaded.model.dtype, answer.score, answer.kl, effect)
     text, reasoning = read_reply(loaded.tokenizer, one.tokens, answer.tokens)
     return reply_row(
         arm=one.arm.name,

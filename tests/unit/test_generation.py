@@ -227,6 +227,16 @@ def test_an_arm_that_touches_no_token_is_an_error(study: Study) -> None:
     assert not study.path("out.jsonl").exists()
 
 
+def test_an_edit_that_makes_numbers_overflow_is_an_error(study: Study) -> None:
+    vector = study.directions.direction[2, -1]
+    arm = Arm("huge", (Operation("add", "v", 2, 1e38),), {"v": 10 * vector / vector.norm()})
+    write_arm(study.path("huge.safetensors"), arm, model="m1", provenance={})
+    message = r"arm `huge`, prompt `harmf\d+`: gives logits .* in float32\n.*`dtype: bfloat16`.*coefficient"
+    with pytest.raises(SteerError, match=message):
+        _generate(study, "huge")
+    assert not study.path("out.jsonl").exists()
+
+
 def test_what_can_not_be_answered_is_named_before_any_reply_is_made(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
+from steer.errors import SteerError
 from steer.models import teacher_forcing
 from steer.models.interventions import Arm, Operation, Scope
 from steer.models.loading import LoadedModel
@@ -78,6 +80,13 @@ def test_an_arm_of_strength_zero_gives_the_same_bits(tiny: Callable[[str], Loade
     if kind == "add":
         assert found == base
     assert [one.total for one in found] == pytest.approx([one.total for one in base], abs=1e-4)
+
+
+def test_numbers_that_overflow_are_an_error(tiny: Callable[[str], LoadedModel]) -> None:
+    with pytest.raises(SteerError, match="arm `add`, prompt `a`: gives logits that are infinite or not a"):
+        likelihoods(tiny("olmoe"), _add("prompt", 3e38), ROWS[:1], 2)
+    with pytest.raises(SteerError, match="arm `add`: gives"):
+        likelihoods(tiny("olmoe"), _add("prompt", 3e38), [replace(ROWS[0], name="")], 2)
 
 
 def test_rows_that_differ_in_the_last_token_share_a_pass(
