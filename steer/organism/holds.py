@@ -77,10 +77,16 @@ def held(
 
 
 def _writing(watched: Watched) -> Callable[[nn.Module, Any, Any], None]:
+    asking = False
+
     def hook(module: nn.Module, args: Any, _kwargs: Any) -> None:
+        nonlocal asking
+        if asking:  # the call below
+            return
         assert watched.part is not None
-        if len(args[1][0]) > 1:  # not the call below
-            watched.written = expert_output(module, args[0], watched.part[1])
+        asking = True
+        watched.written = expert_output(module, args[0], watched.part[1])
+        asking = False
 
     return hook
 

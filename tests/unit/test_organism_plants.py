@@ -225,6 +225,21 @@ def test_a_silenced_head_writes_nothing_and_the_others_what_they_did() -> None:
     assert torch.equal(seen[1], expected)
 
 
+def test_an_expert_is_watched_however_few_a_token_is_routed_to() -> None:
+    for top_k in (1, 2):
+        model = build_model(SHORT.model_copy(update={"experts_per_token": top_k}), TOKENIZER)
+        watched, batch, seen = Watched(part=(1, 3)), a_batch(), []
+        experts: Any = sites_of(model).layers[1].experts
+        handle = experts.register_forward_pre_hook(lambda _module, args, seen=seen: seen.append(args))
+        with held(model, batch, Hold(), watched):
+            run(model, batch)
+        handle.remove()
+        # The block's own call, and the watched expert's.
+        assert [args[1].shape[-1] for args in seen] == [top_k, 1]
+        assert watched.written is not None
+        assert watched.written.shape == seen[0][0].shape
+
+
 def test_gradients_reach_a_carrier_through_a_hold() -> None:
     model, batch = build_model(SHORT, TOKENIZER), a_batch()
     with held(model, batch, Hold(activated=((1, 3),)), Watched(), alone=(1, 3)):
