@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from steer.errors import SteerError
 from steer.models.interventions import Arm, Donors
 from steer.overlap import duplicates
 
@@ -14,17 +15,27 @@ def paired(donors: Donors, texts: Sequence[str]) -> list[int]:
     """The donor of every prompt, by its number among the donors.
 
     By `topic` it is the one with the largest Jaccard similarity of character n-grams; a prompt that has
-    nothing in common with any gets the one of its number. Where that is the prompt itself, the next one is.
+    nothing in common with any gets the one of its number. Where that is the prompt itself, the next one is
+    that is another.
+
+    Raises:
+        SteerError: every donor is the prompt itself.
     """
     found = [number % len(donors.ids) for number in range(len(texts))]
     if donors.pairing == "topic":
         for text, nearest, _ in duplicates(texts, donors.texts, NGRAM, 0.0):
             found[text] = nearest
-    # A prompt's own activations would change nothing.
-    return [
-        (donor + 1) % len(donors.ids) if donors.texts[donor] == text else donor
-        for donor, text in zip(found, texts, strict=True)
-    ]
+    return [_another(donors, donor, text) for donor, text in zip(found, texts, strict=True)]
+
+
+def _another(donors: Donors, first: int, text: str) -> int:
+    """The first donor from `first` on with another text: a prompt's own activations would change nothing."""
+    count = len(donors.ids)
+    for donor in ((first + step) % count for step in range(count)):
+        if donors.texts[donor] != text:
+            return donor
+    cause = "has no donor but itself, and its own activations would change nothing"
+    raise SteerError(f"prompt `{text[:60]}`", cause, "swap from a set or a `split` with other prompts")
 
 
 def with_donor(arm: Arm, donor: int) -> Arm:

@@ -225,6 +225,14 @@ def test_a_pair_is_the_prompt_of_the_same_number_or_of_the_nearest_wording() -> 
     assert paired(replace(donors, pairing="topic"), asked) == [1, 2, 0, 2, 1]
 
 
+def test_no_prompt_is_its_own_donor() -> None:
+    twice = Donors("order", ("a", "b", "c"), ("Where is Rome?", "Where is Rome?", "Write a poem."))
+    assert paired(twice, ["Where is Rome?", "Where is Rome?", "Write a poem."]) == [2, 2, 0]
+    for alone in (Donors("order", ("a",), ("Where is Rome?",)), Donors("topic", ("a", "b"), ("x", "x"))):
+        with pytest.raises(SteerError, match="has no donor but itself"):
+            paired(alone, [alone.texts[0]])
+
+
 def test_an_arm_keeps_its_donors_and_is_another_with_others(tmp_path: Path) -> None:
     donors = Donors("topic", ("a", "b"), ("x", "y"))
     swap = Operation("swap", "v", 1, scope="prompt", positions=(-1,))
