@@ -22,6 +22,7 @@ from steer.artifacts.files import Row, write_csv, write_json
 from steer.artifacts.journal import Journal
 from steer.artifacts.provenance import provenance
 from steer.config import ArmSettings, ExpertDirectionArm, ExpertSelectionSettings, ModelSettings
+from steer.errors import SteerError
 from steer.judges.verdicts import Judge
 from steer.models.interventions import Weighting
 from steer.models.loading import LoadedModel
@@ -114,6 +115,10 @@ class Chooser:
         asked = ASKED[arm.polarity]
         found = estimates(self._gradients(asked, arm.weighting), self._directions.of(arm.estimator))
         places = ranked(arm, self._directions, found)
+        if not places:
+            cause = f"no expert has a direction other than zero by estimator `{arm.estimator}`"
+            step = "use the estimator `forced`, or a set whose prompts the router gives to more experts"
+            raise SteerError(f"arm `{name}`", cause, step)
         mine = [blank_row(name, arm, one, rank) for rank, one in enumerate(places, 1)]
         grid = self._score(arm, places, mine, self._grid(arm, len(places)))
         scored = [*grid, *self._judged(name, arm, grid)]
@@ -167,6 +172,8 @@ class Chooser:
         doses: Sequence[tuple[int, float]],
     ) -> list[Row]:
         """Stage (b): a row for every dose, given as rank and coefficient."""
+        if not doses:
+            return []
         asked = ASKED[arm.polarity]
         candidates = [places[rank].candidate(coefficient) for rank, coefficient in doses]
         means = []

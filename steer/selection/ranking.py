@@ -58,7 +58,7 @@ def publish(
         raise SteerError(
             out.name,
             f"every candidate is filtered out (table: {rejected}); nearest: {'; '.join(nearest[:NEAREST])}",
-            f"loosen the thresholds of `selection.{out.name}`, or name layer and position in the arms",
+            f"loosen the thresholds of `selection.{out.name}`",
         )
     write_csv(out.with_suffix(".csv"), rows, columns)
     places = [{"layer": row["layer"], "position": row["position"]} for row in kept]

@@ -19,8 +19,10 @@ from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
 from steer.models.scoring import refusal_score
 from steer.models.steering import steer
+from steer.selection import experts
 from steer.selection.arms import write_arms
 from steer.selection.experts import select
+from steer.selection.experts_exact import exact_scores
 from steer.selection.experts_table import kept
 from tests.study import POSITIONS, Study, make_study, prompts_of
 from tests.tiny import EXPERTS, HIDDEN
@@ -90,11 +92,16 @@ def _arms(values: Mapping[str, Mapping[str, Any]] = ARMS) -> dict[str, Any]:
     return {name: parse_arm(one) for name, one in values.items()}
 
 
-def _select(study: Study, judge: Judge, grid: ExpertSelectionSettings = GRID) -> tuple[Rows, dict[str, Any]]:
+def _select(
+    study: Study,
+    judge: Judge,
+    grid: ExpertSelectionSettings = GRID,
+    arms: Mapping[str, Mapping[str, Any]] = ARMS,
+) -> tuple[Rows, dict[str, Any]]:
     facts, _, harmful, harmless = study.inputs
     out = study.path("experts")
-    experts = study.path("experts.safetensors")
-    select(facts, experts, harmful, harmless, out, study.settings, grid, _arms(), judge, POSITIONS)
+    path = study.path("experts.safetensors")
+    select(facts, path, harmful, harmless, out, study.settings, grid, _arms(arms), judge, POSITIONS)
     with out.with_suffix(".csv").open() as stream:
         return list(csv.DictReader(stream)), json.loads(out.with_suffix(".json").read_text())["choices"]
 
@@ -320,6 +327,29 @@ def test_an_arm_on_experts_of_a_dense_model_is_an_error(tiny: Tiny, tmp_path: Pa
     arms = {"baseline": ARMS["baseline"], "scaled": ARMS["scaled"]}
     with pytest.raises(SteerError, match=r"arm `scaled`: acts on experts, and .* is dense"):
         _written(study, arms)
+
+
+def test_where_no_expert_has_a_direction_the_estimator_is_named(study: Study) -> None:
+    tensors = _write_directions(study)
+    tensors["routed.direction"].zero_()
+    write_tensors(study.path("experts.safetensors"), tensors, model=study.facts.digest, provenance={})
+    routed = {"routed": {"operation": "expert_add", "estimator": "routed"}}
+    with pytest.raises(SteerError, match=r"arm `routed`: no expert has a direction .* `routed`"):
+        _select(study, Bytes(), arms=routed)
+
+
+def test_where_there_is_nothing_to_score_no_pass_runs(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[int] = []
+
+    def counted(loaded: Any, questions: Any, candidates: Any, *rest: Any) -> Any:
+        scored.append(len(candidates))
+        return exact_scores(loaded, questions, candidates, *rest)
+
+    monkeypatch.setattr(experts, "exact_scores", counted)
+    # Of the doses beside the best one none was judged: there are no finer ones yet.
+    _select(study, Bytes(), GRID.model_copy(update={"refinements": 1, "judged": 1}))
+    assert scored
+    assert min(scored) > 0
 
 
 @pytest.mark.parametrize(

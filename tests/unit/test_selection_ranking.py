@@ -82,7 +82,8 @@ def test_without_a_choice_the_table_stays_under_another_name_until_there_is_one(
         publish(tmp_path / "m", rows, [], "", nearest, {})
     assert str(tmp_path / "m.rejected.csv") in caught.value.cause
     assert caught.value.cause.endswith("nearest: first; second; third")
-    assert "name layer and position in the arms" in caught.value.next_step
+    # Arms that name layer and position are made from the same file.
+    assert caught.value.next_step == "loosen the thresholds of `selection.m`"
     assert [path.name for path in tmp_path.iterdir()] == ["m.rejected.csv"]
     rows = _rows([3.0])
     publish(tmp_path / "m", rows, rank(rows, "score", largest=True), "", [], {})
