@@ -22,7 +22,7 @@ from steer.models.batching import by_length
 from steer.models.decoding import generate
 from steer.models.interventions import Arm
 from steer.models.loading import LoadedModel
-from steer.models.scoring import kl_divergence
+from steer.models.scoring import check_finite, kl_divergence
 from steer.models.study import open_study
 from steer.selection.candidates import Question, digests, next_token_values, val_prompts
 from steer.selection.matching import Expert
@@ -89,21 +89,22 @@ def select(
     questions = {use: val_prompts(loaded, path, settings.prompts) for use, path in paths.items()}
     trials = [trial for trial in _trials(ranking, settings) if fits(trial.pick, facts.experts, facts.top_k)]
     with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
-        scored = _scored(loaded, facts, trials, questions, judge, settings, model, journal, behaviour)
-    rows = [
-        _row(trial, paths[trial.polarity].stem, found, settings, behaviour)
-        for trial, found in zip(trials, scored, strict=True)
-    ]
-    choices = {
-        polarity: _choose(polarity, trials, rows, behaviour)
-        for polarity in dict.fromkeys(_polarities(trials))
-    }
-    inputs = digests(facts, ranking=ranking_path, **paths)
-    inputs["judge"] = judge.version
-    origin = provenance("steer.selection.rerouting", settings.model_dump(mode="json"), inputs)
-    write_csv(out.with_suffix(".csv"), rows, columns(behaviour))
-    record = {"ranking": settings.ranking, "choices": choices, "provenance": origin}
-    write_json(out.with_suffix(".json"), record)
+        scored, keys = _scored(loaded, facts, trials, questions, judge, settings, model, journal, behaviour)
+        rows = [
+            _row(trial, paths[trial.polarity].stem, found, settings, behaviour)
+            for trial, found in zip(trials, scored, strict=True)
+        ]
+        choices = {
+            polarity: _choose(polarity, trials, rows, behaviour)
+            for polarity in dict.fromkeys(_polarities(trials))
+        }
+        inputs = digests(facts, ranking=ranking_path, **paths)
+        inputs["judge"] = judge.version
+        origin = provenance("steer.selection.rerouting", settings.model_dump(mode="json"), inputs)
+        write_csv(out.with_suffix(".csv"), rows, columns(behaviour))
+        record = {"ranking": settings.ranking, "choices": choices, "provenance": origin}
+        write_json(out.with_suffix(".json"), record)
+        journal.drop_stale(keys)
 
 
 def _polarities(trials: Sequence[Trial]) -> list[Polarity]:
@@ -134,13 +135,16 @@ def _scored(
     model: ModelSettings,
     journal: Journal,
     behaviour: Behaviour,
-) -> list[Row]:
-    """Verdicts and KL of every trial; a trial is a group of batches of its own, and kept when finished."""
+) -> tuple[list[Row], list[str]]:
+    """Verdicts and KL of every trial, and its key in the journal.
+
+    A trial is a group of batches of its own, and kept when finished.
+    """
     texts = {use: [_content(question) for question in asked] for use, asked in questions.items()}
     common = [facts.digest, judge.version, settings.max_new_tokens, model.batch_size]
     common += [*model.arithmetic, texts]
     code = code_digest(__name__)
-    found = []
+    found, keys = [], []
     for trial in trials:
         key = digest([common, code, trial.polarity, arm_digest(trial.arm)])
         if key not in journal:
@@ -150,7 +154,8 @@ def _scored(
             kl = harmless_kl(loaded, trial.arm, questions["control"], model.batch_size)
             journal.add_many([(key, {"n": len(verdicts), **counts, "kl": kl})])
         found.append(journal.get(key))
-    return found
+        keys.append(key)
+    return found, keys
 
 
 def _content(question: Question) -> list[Any]:
@@ -184,6 +189,8 @@ def harmless_kl(loaded: LoadedModel, arm: Arm, asked: Sequence[Question], batch_
             len(group),
             lambda logits, at, plain=baseline: kl_divergence(plain[list(at)], logits),  # type: ignore[misc]
         )
+        for question, kl in zip(group, found.tolist(), strict=True):
+            check_finite(arm.name, question.id, loaded.model.dtype, kl)
         total += float(found.sum())
     return total / len(asked)
 

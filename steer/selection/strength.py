@@ -100,12 +100,13 @@ def select(
         tester = Tester(loaded, questions, judge, budget, journal)
         counts = tester.counts([dosed.trial for dosed in doses])
         rows = [_row(dosed, found) for dosed, found in zip(doses, counts, strict=True)]
-    choices = {name: _choose(rows, name) for name in dict.fromkeys(row["arm"] for row in rows)}
-    inputs = digests(facts, directions=directions_path, harmful=harmful_path, harmless=harmless_path)
-    inputs["judge"] = judge.version
-    origin = provenance("steer.selection.strength", settings.model_dump(mode="json"), inputs)
-    write_csv(out.with_suffix(".csv"), rows, COLUMNS)
-    write_json(out.with_suffix(".json"), {"choices": choices, "provenance": origin})
+        choices = {name: _choose(rows, name) for name in dict.fromkeys(row["arm"] for row in rows)}
+        inputs = digests(facts, directions=directions_path, harmful=harmful_path, harmless=harmless_path)
+        inputs["judge"] = judge.version
+        origin = provenance("steer.selection.strength", settings.model_dump(mode="json"), inputs)
+        write_csv(out.with_suffix(".csv"), rows, COLUMNS)
+        write_json(out.with_suffix(".json"), {"choices": choices, "provenance": origin})
+        journal.drop_stale(tester.keys)
 
 
 COLUMNS = [

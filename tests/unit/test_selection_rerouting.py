@@ -10,6 +10,7 @@ import pytest
 
 from steer.artifacts.facts import write_facts
 from steer.artifacts.files import write_json
+from steer.artifacts.journal import Journal
 from steer.artifacts.routing import read_routing, write_routing
 from steer.config import RerouteArm, RerouteSettings, parse_arm
 from steer.errors import SteerError
@@ -126,6 +127,13 @@ def test_finished_trials_are_kept_and_give_the_same_bytes(study: Study) -> None:
     assert study.path("rerouting.csv").read_bytes() == first
     _select(study.on("auto"), judge)
     assert len(judge.asked) == 2 * asked
+
+
+def test_trials_of_settings_that_are_gone_do_not_pile_up(study: Study) -> None:
+    for limit in (1, 2, 3):
+        rows, _ = _select(study, Bytes(), GRID.model_copy(update={"max_new_tokens": limit}))
+    with Journal(study.path(".rerouting.journal.jsonl")) as journal:
+        assert len(journal) == len(rows)
 
 
 def test_a_dense_model_can_not_be_rerouted(tiny: Tiny, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from steer.artifacts.arms import arm_digest
+from steer.artifacts.journal import Journal
 from steer.config import ResidualArm, StrengthSettings, parse_arm
 from steer.errors import SteerError
 from steer.judges.verdicts import Exchange, Judge, Judgement, Verdict
@@ -174,6 +175,13 @@ def test_a_new_arm_costs_its_own_trials_only(study: Study) -> None:
     assert {name: others[name] for name in choices} == choices
 
 
+def test_trials_of_settings_that_are_gone_do_not_pile_up(study: Study) -> None:
+    for limit in (3, 4, 5):
+        _select(study, Bytes(), {"ablate": ARMS["ablate"]}, GRID.model_copy(update={"max_new_tokens": limit}))
+    with Journal(study.path(".strength.journal.jsonl")) as journal:
+        assert len(journal) == len(_select(study, Bytes(), {"ablate": ARMS["ablate"]})[0])
+
+
 def test_trials_of_finished_arms_survive_a_stop(study: Study, tiny: Tiny, tmp_path: Path) -> None:
     class Stopping(Bytes):
         def judge(self, exchanges: Sequence[Exchange]) -> list[Judgement]:
@@ -237,6 +245,11 @@ def test_a_rank_tries_the_same_span_from_different_places(study: Study) -> None:
     arms = [make_arm("", settings, study.directions, Dose(*place), best) for place in best[:2]]
     assert len({arm_digest(arm) for arm in arms}) == 2
     assert float(rows[0]["kl"]) == pytest.approx(float(rows[1]["kl"]), rel=1e-4)
+
+
+def test_a_dose_that_makes_numbers_overflow_is_an_error(study: Study) -> None:
+    with pytest.raises(SteerError, match=r"arm `add`, prompt `harmf\d+`: gives logits that are infinite"):
+        _select(study, Bytes(), {"add": {"operation": "add", "coefficient": 1e39}})
 
 
 def test_prompts_and_places_that_are_missing_are_named(study: Study) -> None:
