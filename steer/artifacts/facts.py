@@ -47,8 +47,9 @@ class ModelFacts:
 
     Attributes:
         path: checkpoint folder.
-        digest: identity of weights, tokenizer, template, system prompt and dtype; every later file of
-            the model carries it.
+        digest: identity of the checkpoint's files, the chat template, the tokenizer's vocabulary, dtype, and
+            how the model is spoken to (system prompt, thinking, reasoning effort); every later file of the
+            model carries it.
         files: size and a digest of samples of each file of the checkpoint, to notice cheaply that it was
             replaced.
         end_of_prompt: the last tokens of every prompt, which the positions −P … −1 count.

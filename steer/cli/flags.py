@@ -91,7 +91,7 @@ FLAGS = {
     "--scores": Flag("<model>/scores.csv of the models", "paths"),
     "--selection": Flag("folder of what was chosen, <model>/selection"),
     "--set": Flag("a name of `sets`", "text"),
-    "--shard": Flag("which part of the prompts, `2/5`", "text"),
+    "--shard": Flag("which part of the prompts, `2-of-5`", "text"),
     "--shards": Flag("all parts, to be merged", "paths"),
     "--source": Flag("a name of the table data/sources.tsv", "text"),
     "--target-tokens": Flag("tokens of a reply in a pair that are counted on", "text"),

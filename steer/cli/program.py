@@ -34,6 +34,10 @@ def _check_names(config: "Config", args: argparse.Namespace) -> None:
         "contrast": list(config.contrasts),
         "hub": list(config.hub_models),
     }
+    if args.command == "questions":
+        from steer.knowledge import KINDS
+
+        known["kind"] = KINDS
     if args.command == "figures":
         # Some are about all models together; the registry knows which.
         del known["model"]

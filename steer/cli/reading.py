@@ -86,8 +86,8 @@ def _decomposition(config: "Config", args: argparse.Namespace) -> None:
 def _scorecard(config: "Config", args: argparse.Namespace) -> None:
     from steer.scorecard.writing import write_scorecard
 
-    organisms = {name: model.organism for name, model in config.models.items()}
-    seeds = {name: organism.seed for name, organism in organisms.items() if organism}
+    trained = {name: model.training_seed for name, model in config.models.items()}
+    seeds = {name: seed for name, seed in trained.items() if seed is not None}
     write_scorecard(args.models, args.detections, args.truths or (), args.out, seeds)
 
 

@@ -157,6 +157,12 @@ class ModelSettings(Settings):
         return HubModel(name, self.revision) if name else None
 
     @property
+    def training_seed(self) -> int | None:
+        """Seed of the training, of a model that the flow trains."""
+        made = self.organism or self.openbook or self.upcycle
+        return made.seed if made else None
+
+    @property
     def is_planted(self) -> bool:
         """Whether refusal was put into a known part of the model, and its replies are the grammar's."""
         return self.organism is not None and self.organism.plant is not None

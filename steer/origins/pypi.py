@@ -61,7 +61,8 @@ def _download_wheel(source: Source, folder: Path, timeout: float) -> None:
 def _failure(output: str) -> OriginError:
     """What pip's output means."""
     errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR")]
-    last = errors[-1] if errors else output.strip().splitlines()[-1]
+    said = errors or output.strip().splitlines()
+    last = said[-1] if said else "ended without a word"
     if "DO NOT MATCH THE HASHES" in output:
         return WrongBytesError("the wheel's sha256 is not the pinned one")
     if "No module named pip" in output:

@@ -38,6 +38,12 @@ class TeacherSettings(BaseModel):
         0, ge=0, description="Seed of the questions, the routers, and the order of the lessons."
     )
 
+    @model_validator(mode="after")
+    def _answers_something(self) -> "TeacherSettings":
+        if not self.answered and not self.questions:
+            raise ValueError("without `answered` and `questions` there are no harmless prompts to answer")
+        return self
+
     @property
     def teacher(self) -> "TeacherSettings":
         """The settings of the teacher alone."""

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from steer.artifacts.files import read_jsonl
+from steer.artifacts.shards import Shard
 from steer.cli import COMMANDS, main
 from steer.cli.flags import FLAGS
 from steer.cli.parsing import parser
@@ -72,6 +74,19 @@ def test_a_command_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "invalid choice: 'steering'" in said
     assert all(f"'{name}'" in said for name in COMMANDS)
+
+
+def test_a_kind_of_questions_that_is_not_there_is_refused(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["questions", "--kind", "rumour", "--out", str(study / "questions.jsonl")]) == 1
+    assert "error: kind `rumour`: is unknown\n  next: known: counterfactual, " in capsys.readouterr().err
+    assert not (study / "questions.jsonl").exists()
+
+
+def test_the_shard_that_the_help_shows_can_be_read() -> None:
+    [shown] = re.findall("`(.*)`", FLAGS["--shard"].help)
+    assert str(Shard.parse(shown)) == shown
 
 
 def test_the_module_runs_as_a_program_and_ends_with_the_status(study: Path) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,15 @@ def test_a_wheel_that_is_not_as_pinned_ends_in_an_error_and_no_file(
     with pytest.raises(SteerError, match=cause):
         _download(_packaged(wheel, **changes), tmp_path)
     assert _files(tmp_path) == []
+
+
+def test_a_pip_that_ends_without_a_word_is_an_error_that_may_pass(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.CompletedProcess([], 1, stdout=" ", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_command, **_settings: done)
+    with pytest.raises(SteerError, match=r"can't be reached or read \(pip: ended without a word\)"):
+        _download(_packaged(wheel), tmp_path)
 
 
 @pytest.mark.parametrize("fault", [send(b"", 500), send(b"", 404)], ids=["500", "empty index"])

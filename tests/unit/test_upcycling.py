@@ -38,6 +38,13 @@ def _batch(dense: Any, settings: UpcycleSettings) -> Batch:
     return Batch(tokens, ones, ones.float(), torch.tensor([True, False, True]), lengths, (), entering=states)
 
 
+def test_a_teacher_has_harmless_prompts_to_answer() -> None:
+    assert _settings("causal", answered=[], questions=1).questions == 1
+    assert _settings("causal", questions=0).answered
+    with pytest.raises(ValueError, match="there are no harmless prompts to answer"):
+        _settings("causal", answered=[], questions=0)
+
+
 @pytest.mark.parametrize("variant", ["causal", "diffuse"])
 def test_an_upcycled_model_starts_as_the_dense_one(variant: str) -> None:
     dense, settings = build_model("llama"), _settings(variant)
@@ -71,6 +78,12 @@ def test_what_is_folded_computes_what_was_trained(variant: str) -> None:
         start = dense.base_model(_tokens()).last_hidden_state
     assert torch.allclose(found, expected, atol=1e-4)
     assert (expected - start).abs().max() > 0.1
+
+
+def test_the_seed_of_a_training_is_known_whatever_is_trained() -> None:
+    for kind in ("organism", "openbook", "upcycle"):
+        assert ModelSettings.model_validate({kind: {"seed": 3}}).training_seed == 3
+    assert ModelSettings.model_validate({"path": "somewhere"}).training_seed is None
 
 
 @pytest.mark.parametrize(("variant", "known"), [("causal", True), ("diffuse", False)])
