@@ -28,8 +28,6 @@ from steer.selection.candidates import (
 )
 from steer.selection.ranking import publish, rank, within
 
-BASELINE = Arm("baseline")
-
 
 def select(
     facts_path: Path,

@@ -35,11 +35,6 @@ class Trial:
         """Label of the prompts."""
         return ASKED[self.polarity]
 
-    @property
-    def wanted(self) -> str:
-        """The verdict that the arm is to bring about."""
-        return WANTED[self.polarity]
-
 
 @dataclass(frozen=True)
 class Budget:

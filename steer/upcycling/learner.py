@@ -49,7 +49,7 @@ class LowRankExperts(nn.Module):
 
     Attributes:
         logits: router logits of the last forward pass.
-        weights, index: what the rule made of them.
+        index: the experts that the rule chose by them.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LowRankExperts(nn.Module):
         self.gate = LowRank(changes, width, inner, rank, generator)
         self.up = LowRank(changes, width, inner, rank, generator)
         self.down = LowRank(changes, inner, width, rank, generator)
-        self.logits, self.weights, self.index = torch.empty(0), torch.empty(0), torch.empty(0)
+        self.logits, self.index = torch.empty(0), torch.empty(0)
 
     def start_router(self, rows: Float[Tensor, "expert d"]) -> None:
         """Set what the router is before it has learnt anything."""

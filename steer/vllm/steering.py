@@ -86,8 +86,6 @@ class Steering:
 
     def _left(self, index: int, _module: nn.Module, _args: Any, output: tuple[Flat, Flat]) -> Any:
         """A layer was left, so the next one is entered; the stream is the sum of what it returns."""
-        if index + 1 == len(self._view.sites.layers) and not self.observers:
-            return None
         if not self.observers and not self._wanted(index + 1):
             return None
         written, stream = output
