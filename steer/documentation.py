@@ -1,10 +1,10 @@
 """Documentation of the settings, generated from their types: a JSON schema and the README's table."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
@@ -34,20 +34,23 @@ def schema() -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+KINDS = ("operation", "kind")
+"""Settings whose value says which kind of its section one is."""
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A row of the table: dotted key, accepted values, default and what the setting is."""
+    """A row of the table: dotted key, accepted values, default and what the setting is.
+
+    Attributes:
+        kinds: kinds of the section that this is said of, where there are several.
+    """
 
     key: str
     values: str
     default: str
     text: str
-
-    def joined(self, other: "Setting") -> "Setting":
-        """This row with what another kind of the same section says under the same key."""
-        values = " or ".join(dict.fromkeys([self.values, other.values]))
-        text = " ".join(dict.fromkeys([self.text, other.text]))
-        return Setting(self.key, values, self.default, text)
+    kinds: tuple[str, ...] = ()
 
 
 def table() -> str:
@@ -59,10 +62,23 @@ def table() -> str:
 
 def settings() -> list[Setting]:
     """Every setting, sections before their members."""
-    rows: dict[str, Setting] = {}
+    rows: dict[str, list[Setting]] = {}
     for row in _settings(Config, ""):
-        rows[row.key] = rows[row.key].joined(row) if row.key in rows else row
-    return list(rows.values())
+        rows.setdefault(row.key, []).append(row)
+    return [_joined(same) for same in rows.values()]
+
+
+def _joined(rows: Sequence[Setting]) -> Setting:
+    """What kinds of a section say under the same key; texts that differ, each behind its kinds."""
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        texts.setdefault(row.text, []).extend(f"`{kind}`" for kind in row.kinds)
+    parts = [f"{', '.join(kinds)}: {text}" if kinds else text for text, kinds in texts.items()]
+    values, defaults = (
+        " or ".join(dict.fromkeys(column))
+        for column in ([row.values for row in rows], [row.default for row in rows])
+    )
+    return Setting(rows[0].key, values, defaults, " ".join(parts if len(texts) > 1 else texts))
 
 
 def _settings(section: type[BaseModel], prefix: str) -> Iterator[Setting]:
@@ -72,7 +88,8 @@ def _settings(section: type[BaseModel], prefix: str) -> Iterator[Setting]:
         mapping = get_origin(field.annotation) is dict
         text = _one_line(field.description or _kind(section, field))
         values = "by name" if mapping else "section" if members else _values(field)
-        yield Setting(key, values, "" if members else _default(field), text)
+        kinds = () if name in KINDS else _kinds(section)
+        yield Setting(key, values, "" if members else _default(field), text, kinds)
         for member in members:
             yield from _settings(member, f"{key}.<name>." if mapping else f"{key}.")
 
@@ -83,6 +100,12 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     else:
         for argument in get_args(annotation):
             yield from _models(argument)
+
+
+def _kinds(section: type[BaseModel]) -> tuple[str, ...]:
+    """The kinds that a section is; none where its place knows one alone."""
+    named = [section.model_fields[name].annotation for name in KINDS if name in section.model_fields]
+    return tuple(map(str, get_args(named[0]))) if named and get_origin(named[0]) is Literal else ()
 
 
 def _kind(section: type[BaseModel], field: FieldInfo) -> str:

@@ -80,6 +80,18 @@ def test_the_schema_accepts_what_the_types_accept_and_rejects_an_unknown_key() -
     assert list(validator.iter_errors(merge(values, {"seed": "zero"})))
 
 
+def test_a_setting_of_several_operations_says_what_it_is_for_each_of_them() -> None:
+    rows = {row.key: row for row in settings()}
+    strength, experts = rows["arms.<name>.strength"].text, rows["arms.<name>.experts"].text
+    assert strength.startswith("`bias_router`: Shift of the logits")
+    assert strength.endswith(" `swap`: Share that is replaced.")
+    assert experts.count("the ends of the ranking") == 1
+    assert " `reroute`, `bias_router`: Experts that" in experts
+    assert rows["arms.<name>.direction"].default == '`"refusal"` or `"expert"`'
+    assert rows["arms.<name>.operation"].text == "What is done (README, interventions)."
+    assert rows["arms.<name>.factor"].text.startswith("What `scale_experts` multiplies")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder whose documentation is up to date."""
