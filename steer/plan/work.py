@@ -60,8 +60,14 @@ UNPLANNED = {
 
 
 def resolve(study: Study) -> Work:
-    """The proof at load: 3 + 2L + 2M passes over 2 rows of 8 tokens. Every other job repeats it."""
-    passes = 3 + 2 * study.anatomy.layers + 2 * study.anatomy.moe_layers
+    """The proof at load: 1 + 2·min(2, L − M) + 3·min(2, M) passes over 2 rows of 8 tokens.
+
+    One observes every layer; then attention and MLP are pushed, and a router where there is one, in the first
+    and last layer with experts and without. Every other job repeats it. Layers that differ in more (in their
+    kind of attention, say) are pushed by kind too, which is not counted.
+    """
+    routed = study.anatomy.moe_layers
+    passes = 1 + 2 * min(2, study.anatomy.layers - routed) + 3 * min(2, routed)
     return Work("resolve", 1, passes, passes * 16)
 
 
