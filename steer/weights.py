@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ def fetch_weights(model: HubModel, out: Path, lock: Path) -> None:
         with explained(out):
             for file in files:
                 _fetch(model, commit, file, folder)
-    remove(folder / ".cache")
+    _keep_only({file.name for file in files}, folder)
     write_json(folder / HUB_FILE, {"id": model.id, "commit": commit})
     _write_lock(lock, model, {"commit": commit, "files": {file.name: file.digest for file in files}})
     publish(folder, out)
@@ -96,6 +96,13 @@ def fetch_weights(model: HubModel, out: Path, lock: Path) -> None:
     log.info(
         "%s: commit %s, %d files, %d bytes", model.id, commit, len(files), sum(file.size for file in files)
     )
+
+
+def _keep_only(names: Set[str], folder: Path) -> None:
+    """Remove what the client noted, and what a download of another commit left when it was killed."""
+    for member in folder.iterdir():
+        if member.name not in names:
+            remove(member)
 
 
 def _locked(lock: Path, model: HubModel) -> Record | None:

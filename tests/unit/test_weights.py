@@ -103,6 +103,19 @@ def test_finished_files_of_a_failed_download_are_kept(hub: Hub, place: tuple[Pat
     assert hub.fetched() == [SINGLE]
 
 
+def test_leftovers_of_another_commit_are_not_published(hub: Hub, place: tuple[Path, Path]) -> None:
+    hub.files["added_tokens.json"] = b"{}"
+    hub.misdeeds[SINGLE] = [refuse(500, "ServerError")] * 20
+    with pytest.raises(SteerError, match="finished files are kept"):
+        fetch_weights(MODEL, *place)
+    hub.misdeeds.clear()
+    hub.commit = COMMIT[::-1]
+    del hub.files["added_tokens.json"]
+    fetch_weights(MODEL, *place)
+    assert read_commit(place[0]) == hub.commit
+    assert {path.name for path in place[0].iterdir()} == {*(hub.files.keys() - OTHERS.keys()), "hub.json"}
+
+
 def test_other_bytes_than_the_listed_ones_are_refused(hub: Hub, place: tuple[Path, Path]) -> None:
     hub.listed[SINGLE] = {"lfs": {"sha256": "0" * 64, "size": len(hub.files[SINGLE]), "pointerSize": 1}}
     with pytest.raises(
