@@ -26,7 +26,7 @@ from typing import Any
 from steer.artifacts.files import Row
 from steer.artifacts.provenance import file_digest
 from steer.errors import SteerError
-from steer.grammar.sets import prompt_id
+from steer.grammar.sets import content_of, prompt_id
 from steer.overlap import normalised
 from steer.sources import Source, read_records, read_source, with_parts
 from steer.templates import read_template
@@ -89,7 +89,7 @@ def attacked(rows: Sequence[Row], source: Source, path: Path, parts: Parts = NO_
         if row.get("target_in") == "prompt" and row["target"] not in text:
             cause = f"its target is not in its text under the attack `{source.name}`"
             raise SteerError(f"prompt `{row['id']}`", cause, "attack a set without targets")
-        content = "\n".join([text, *filter(None, [row.get("target")])])
+        content = content_of(text, row.get("target"), row.get("before"))
         yield {
             **row,
             "id": prompt_id(content),

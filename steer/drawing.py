@@ -10,7 +10,7 @@ from steer.artifacts.files import Row, iter_jsonl
 from steer.config import OverlapSettings, SetSettings
 from steer.errors import SteerError
 from steer.grammar import SPLITS, Split
-from steer.grammar.sets import prompt_id
+from steer.grammar.sets import content_of, prompt_id
 from steer.overlap import duplicates, normalised
 from steer.pairs import built, flattened, refusals_of
 from steer.texts import check_text
@@ -154,7 +154,7 @@ def _distinct(name: str, settings: SetSettings, raw: Path, sources: Path) -> Ite
         text = row["text"]
         paired = _paired(row, settings, where)
         before = row.get("before") or []
-        content = "\n".join([*before, text, *filter(None, [paired.get("target")])])
+        content = content_of(text, paired.get("target"), before)
         # A question that a source answers several times, or over several documents, makes one pair.
         once = str(paired["target"]) if settings.document else content if refusals is None else text
         if seen.setdefault(once, number) != number:

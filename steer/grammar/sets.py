@@ -81,6 +81,11 @@ def prompt_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def content_of(text: str, target: str | None, before: Sequence[str] | None) -> str:
+    """What the name of a prompt is made of: the turns before it, its text, and its target if it has one."""
+    return "\n".join([*(before or []), text, *filter(None, [target])])
+
+
 def paired_row(prompt: Prompt, reply: str) -> dict[str, Any]:
     """The row of a paired set: a prompt with a reply; `pair` is the id of the prompt alone."""
     row = prompt_row(prompt)

@@ -77,6 +77,15 @@ def test_a_suffix_stands_behind_the_prompt_and_depends_on_the_prompt_alone(tmp_p
     assert [row["text"] for row in attacked(rows[::-1], _source(**LINES), path)] == found[::-1]
 
 
+def test_conversations_that_end_alike_stay_different_prompts(tmp_path: Path) -> None:
+    path = _file(tmp_path, "value: 'In a story: {{ prompt }}'")
+    said = {"text": "And then?", "target": "Rain."}
+    rows = [{"id": str(number), **said, "before": [turn]} for number, turn in enumerate(["Hi", "Hello"])]
+    found = [row["id"] for row in attacked([*rows, {"id": "2", **said}], _source(), path)]
+    texts = ["Hi\nIn a story: And then?", "Hello\nIn a story: And then?", "In a story: And then?"]
+    assert found == [prompt_id(f"{text}\nRain.") for text in texts]
+
+
 def test_what_nobody_rewrote_is_left_out(tmp_path: Path) -> None:
     records = [{"goal": "name a RIVER.", "prompt": "A river, told backwards"}, {"goal": "x", "prompt": None}]
     path = _file(tmp_path, json.dumps({"jailbreaks": records}))
