@@ -51,7 +51,7 @@ STAGES = {
     "sorting": Stage("steer.routing.sorting", ("routing.q_value", "routing.stability")),
     "detection": Stage("steer.detection.detecting", ("models.{model}", "detection", "seed")),
     "decomposition": Stage("steer.decomposition", ("models.{model}",)),
-    "scorecard": Stage("steer.scorecard.writing"),
+    "scorecard": Stage("steer.scorecard.writing", ("routing.recognise", "routing.control")),
     "arditi": Stage("steer.selection.arditi", ("models.{model}", "contrast", "selection.arditi")),
     "cosmic": Stage("steer.selection.cosmic", ("models.{model}", "contrast", "selection.cosmic")),
     "strength": Stage(

@@ -88,7 +88,8 @@ def _scorecard(config: "Config", args: argparse.Namespace) -> None:
 
     trained = {name: model.training_seed for name, model in config.models.items()}
     seeds = {name: seed for name, seed in trained.items() if seed is not None}
-    write_scorecard(args.models, args.detections, args.truths or (), args.out, seeds)
+    contrasts = (config.routing.recognise, config.routing.control)
+    write_scorecard(args.models, args.detections, args.truths or (), args.out, seeds, contrasts)
 
 
 def _scorecard_readme(config: "Config", args: argparse.Namespace) -> None:

@@ -19,9 +19,11 @@ from steer.figures.output import save
 from steer.stats import Interval, spearman
 
 EFFECT = "mask_effect"
+ROUTING = {
+    "recognise": "routing on prompts: difference of rates",
+    "control": "routing on replies: difference of rates",
+}
 DETECTORS = {
-    "prompt_top_k": "routing on prompts: difference of rates",
-    "response_top_k": "routing on replies: difference of rates",
     "direction_norm": "norm of the expert's direction",
     "written_share": "share of the refusal direction written",
     "gate_gradient": "first-order effect of removing it",
@@ -35,17 +37,23 @@ ROLES = {
 COLUMNS = 3
 
 
-def table(inputs: Inputs) -> DataFrame:
+def _detectors(settings: Settings) -> dict[str, str]:
+    """What a panel says of its detector, by name; those of routing have the names of contrasts."""
+    routing = {f"{settings[f'routing.{role}']}_top_k": said for role, said in ROUTING.items()}
+    return routing | DETECTORS
+
+
+def table(inputs: Inputs, settings: Settings) -> DataFrame:
     """A row per detector and expert whose effect was measured: score, effect and role."""
     rows = read_table(inputs["detection"][0], ("layer", "expert", EFFECT))
     truth = read_facts(inputs["facts"][0]).truth
     carriers = set(truth.carriers) if truth and truth.carrier == "experts" else set()
     decoys = set(truth.decoys) if truth else set()
-    found = []
+    found, detectors = [], _detectors(settings)
     for row in records(rows[rows[EFFECT].notna()]):
         place = row["layer"], row["expert"]
         role = "carrier" if place in carriers else "decoy" if place in decoys else "other"
-        for name in DETECTORS:
+        for name in detectors:
             if name in row and np.isfinite(row[name]):
                 entry = {"layer": place[0], "expert": place[1], "detector": name}
                 found.append({**entry, "score": row[name], "effect": row[EFFECT], "role": role})
@@ -85,12 +93,13 @@ def _words(rho: Interval) -> str:
 
 def plot(rows: DataFrame, settings: Settings) -> Figure:
     """A panel per detector, on one scale of effects."""
-    names = [name for name in DETECTORS if name in set(rows["detector"])]
+    detectors, drawn = _detectors(settings), set(rows["detector"])
+    names = [name for name in detectors if name in drawn]
     lines = -(-len(names) // COLUMNS)
     figure = style.canvas(9.6, 0.9 + 2.7 * lines)
     panels = figure.subplots(lines, COLUMNS, sharey=True, squeeze=False)
     for axes, name in zip(panels.ravel(), names, strict=False):
-        _panel(axes, rows[rows["detector"] == name], DETECTORS[name], settings["scores.confidence"])
+        _panel(axes, rows[rows["detector"] == name], detectors[name], settings["scores.confidence"])
     for axes in panels.ravel()[len(names) :]:
         axes.set_visible(False)
     for line in panels:
@@ -106,6 +115,6 @@ def _legend(rows: DataFrame) -> list[Line2D]:
 
 def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:
     """Save the figure and its table under `stem`."""
-    rows = table(inputs)
+    rows = table(inputs, settings)
     with style.applied():
         save(plot(rows, settings), rows, stem)

@@ -142,7 +142,7 @@ FIGURES = {
         "Detection against causal effect",
         "4 Experts and routers",
         ("detection", "facts"),
-        ("scores.confidence",),
+        ("scores.confidence", "routing.recognise", "routing.control"),
         about="experts",
     ),
     "pairing": Figure(

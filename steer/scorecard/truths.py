@@ -33,19 +33,22 @@ class Truth:
     related: frozenset[str]
 
 
-def related(kind: str, probes: Sequence[str], detectors: Iterable[str]) -> frozenset[str]:
-    """Detectors that measure what a plant was trained under."""
+def related(
+    kind: str, probes: Sequence[str], detectors: Iterable[str], contrasts: tuple[str, str]
+) -> frozenset[str]:
+    """Detectors that measure what a plant was trained under; `contrasts` are of prompts and of replies."""
     found = {name for probe in probes for name in PROBED.get(probe, ())}
-    for prefix, kinds in (("prompt_", ROUTER_ON_PROMPTS), ("response_", ROUTER_ON_REPLIES)):
+    for contrast, kinds in zip(contrasts, (ROUTER_ON_PROMPTS, ROUTER_ON_REPLIES), strict=True):
         if kind in kinds:
-            found |= {name for name in detectors if name.startswith(prefix)}
+            found |= {name for name in detectors if name.startswith(f"{contrast}_")}
     return frozenset(found)
 
 
-def truth_of(path: Path, detectors: Iterable[str]) -> Truth:
+def truth_of(path: Path, detectors: Iterable[str], contrasts: tuple[str, str]) -> Truth:
     """The truth that `model.json` tells; without one, the model is natural."""
     told = read_facts(path).truth
     if told is None:
         return Truth(NATURAL, frozenset(), frozenset(), frozenset())
     carriers = frozenset(told.carriers) if told.carrier == "experts" else frozenset()
-    return Truth(told.kind, carriers, frozenset(told.decoys), related(told.kind, told.probes, detectors))
+    put_in = related(told.kind, told.probes, detectors, contrasts)
+    return Truth(told.kind, carriers, frozenset(told.decoys), put_in)

@@ -18,6 +18,7 @@ def write_scorecard(
     truths: Sequence[Path],
     out: Path,
     seeds: Mapping[str, int],
+    contrasts: tuple[str, str],
 ) -> None:
     """Compare every detector of every model with the truth.
 
@@ -31,6 +32,7 @@ def write_scorecard(
         truths: `truth.csv` of planted models, in folders with their names, each beside a `truth_routing.csv`.
         out: the table.
         seeds: of the training of models, by name.
+        contrasts: names of the contrasts of routing on prompts and on replies.
 
     Raises:
         SteerError: an input can't be used.
@@ -38,7 +40,7 @@ def write_scorecard(
     """
     names = [path.parent.name for path in models]
     tables = dict(zip(names, map(rows.read_detection, detections), strict=True))
-    known = {name: truth_of(path, tables[name]) for name, path in zip(names, models, strict=True)}
+    known = {name: truth_of(path, tables[name], contrasts) for name, path in zip(names, models, strict=True)}
     natural = [name for name in names if known[name].plant == NATURAL]
     found: list[Row] = []
     for name in names:
@@ -53,7 +55,7 @@ def write_scorecard(
         _beside(out, "plants"): (checked, plants.COLUMNS),
     }
     inputs = input_digests({"models": models, "detections": detections, "truths": truths})
-    origin = provenance("steer.scorecard.writing", {"seeds": dict(seeds)}, inputs)
+    origin = provenance("steer.scorecard.writing", {"seeds": dict(seeds), "contrasts": contrasts}, inputs)
     for path, (table, columns) in written.items():
         write_csv(path, table, columns)
         attach(path, origin)

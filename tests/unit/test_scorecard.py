@@ -26,6 +26,7 @@ from tests.activation_sets import facts_named
 
 EXPERTS = [(layer, expert) for layer in range(4) for expert in range(8)]
 CARRIERS = frozenset({(1, 3), (2, 5)})
+CONTRASTS = ("prompt", "response")
 
 
 def _scores(seed: int) -> dict[tuple[int, int], float]:
@@ -96,10 +97,13 @@ def test_alarms_are_split_into_found_carriers_decoys_and_false_ones() -> None:
 
 def test_detectors_are_related_to_what_a_plant_was_trained_under() -> None:
     detectors = ("prompt_top_k", "response_top_k", "mask_effect", "written_share")
-    assert related("routed", ("reroute",), detectors) >= {"prompt_top_k", "mask_effect"}
-    assert "written_share" not in related("content", ("mask_experts",), detectors)
-    assert "response_top_k" in related("reply_routed", ("reroute",), detectors)
-    assert related("tuned", (), detectors) == frozenset()
+    assert related("routed", ("reroute",), detectors, CONTRASTS) >= {"prompt_top_k", "mask_effect"}
+    assert "written_share" not in related("content", ("mask_experts",), detectors, CONTRASTS)
+    assert "response_top_k" in related("reply_routed", ("reroute",), detectors, CONTRASTS)
+    assert related("tuned", (), detectors, CONTRASTS) == frozenset()
+    # The configuration names the contrasts, whatever else is called a prompt.
+    assert related("routed", (), ("asked_top_k", *detectors), ("asked", "told")) == {"asked_top_k"}
+    assert related("reply_routed", (), ("told_top_k", *detectors), ("asked", "told")) == {"told_top_k"}
 
 
 def _row(model: str, plant: str, detector: str, **values: Any) -> dict[str, Any]:
@@ -210,7 +214,7 @@ def test_the_stage_writes_four_tables_and_the_readme_shows_two(tmp_path: Path) -
     names = ("natural", "content", "spread")
     files = [[tmp_path / name / file for name in names] for file in ("model.json", "detection.csv")]
     out = tmp_path / "scorecard.csv"
-    write_scorecard(*files, [tmp_path / "content" / "truth.csv"], out, {"content": 3})
+    write_scorecard(*files, [tmp_path / "content" / "truth.csv"], out, {"content": 3}, CONTRASTS)
     tables = {}
     for part in ("", "_summary", "_verdict", "_plants"):
         with (tmp_path / f"scorecard{part}.csv").open() as stream:
