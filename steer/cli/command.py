@@ -5,10 +5,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steer.config import Config, ModelSettings
+    from steer.rates import Method
 
 KNOWLEDGE = Path("data/knowledge")
 GRAMMAR = Path("data/grammar")
@@ -40,3 +41,10 @@ def on_engine(model: "ModelSettings") -> None:
         from steer.vllm.support import hand_over
 
         hand_over(sys.argv[1:])
+
+
+def method_of(config: "Config", **more: Any) -> "Method":
+    """How intervals are made, as the settings say; `more` are the fields that only some tables use."""
+    from steer.rates import Method
+
+    return Method(config.scores.confidence, config.scores.resamples, config.seed, **more)

@@ -5,12 +5,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steer.cli.command import GRAMMAR, Command
+from steer.cli.command import GRAMMAR, Command, method_of
 from steer.errors import SteerError
 
 if TYPE_CHECKING:
     from steer.config import Config
-    from steer.rates import Method
 
 
 def _judging(config: "Config", args: argparse.Namespace) -> None:
@@ -24,7 +23,6 @@ def _judging(config: "Config", args: argparse.Namespace) -> None:
 def _scores(config: "Config", args: argparse.Namespace) -> None:
     from steer.controls import compared
     from steer.judges.behaviours import BEHAVIOURS
-    from steer.rates import Method
     from steer.scores import Comparisons, JudgedSet, Tables, score
 
     folder, prompts = Path(config.results) / args.model, Path(config.results) / "prompts"
@@ -38,13 +36,8 @@ def _scores(config: "Config", args: argparse.Namespace) -> None:
         for name in config.generation.sets
     ]
     settings = config.scores
-    method = Method(
-        settings.confidence,
-        settings.resamples,
-        config.seed,
-        settings.judge,
-        settings.margin,
-        BEHAVIOURS[config.behaviour],
+    method = method_of(
+        config, reference=settings.judge, margin=settings.margin, behaviour=BEHAVIOURS[config.behaviour]
     )
     estimating = [prompts / f"{name}.jsonl" for name in config.estimating]
     arms = {name: arm.model_dump(mode="json") for name, arm in config.arms.items()}
@@ -63,7 +56,8 @@ def _agreement(config: "Config", args: argparse.Namespace) -> None:
     }
     judge = build(args.judge, config.judges[args.judge], Path(config.results), GRAMMAR)
     lengths, log = config.agreement.lengths, logging.getLogger("steer.agreement").info
-    write_agreement(labelled, args.judge, judge, lengths, _method(config), args.out, log)
+    method = method_of(config, reference=config.scores.judge)
+    write_agreement(labelled, args.judge, judge, lengths, method, args.out, log)
 
 
 def _lengths(config: "Config", args: argparse.Namespace) -> None:
@@ -77,7 +71,8 @@ def _lengths(config: "Config", args: argparse.Namespace) -> None:
         for name in config.generation.sets
     }
     settings, log = config.agreement, logging.getLogger("steer.lengths").info
-    write_lengths(answered, judges, settings.own_lengths, settings.own, args.out, _method(config), log)
+    method = method_of(config, reference=config.scores.judge)
+    write_lengths(answered, judges, settings.own_lengths, settings.own, args.out, method, log)
 
 
 def _correction(config: "Config", args: argparse.Namespace) -> None:
@@ -90,14 +85,7 @@ def _correction(config: "Config", args: argparse.Namespace) -> None:
     measured = {
         judge: Path(config.results) / "judges" / judge / "labelled.csv" for judge in config.measured_judges
     }
-    write_corrected(scores, measured, labelled, args.out, _method(config))
-
-
-def _method(config: "Config") -> "Method":
-    from steer.rates import Method
-
-    settings = config.scores
-    return Method(settings.confidence, settings.resamples, config.seed, settings.judge)
+    write_corrected(scores, measured, labelled, args.out, method_of(config, reference=config.scores.judge))
 
 
 def _fluency(config: "Config", args: argparse.Namespace) -> None:
@@ -111,7 +99,7 @@ def _fluency(config: "Config", args: argparse.Namespace) -> None:
         )
         for name in config.generation.sets
     }
-    write_fluency(sets, args.out, _method(config))
+    write_fluency(sets, args.out, method_of(config, reference=config.scores.judge))
 
 
 def _reproduction(config: "Config", args: argparse.Namespace) -> None:

@@ -4,12 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steer.cli.command import GRAMMAR, Command, on_engine
+from steer.cli.command import GRAMMAR, Command, method_of, on_engine
 
 if TYPE_CHECKING:
     from steer.config import Config, ModelSettings
     from steer.judges.verdicts import Judge
-    from steer.rates import Method
 
     # What every method of selection is given: facts, directions, both prompt sets, output, model.
     Common = tuple[Path, Path, Path, Path, Path, ModelSettings]
@@ -113,21 +112,15 @@ def _perplexity(config: "Config", args: argparse.Namespace) -> None:
 
     sets = {path.stem: path for path in args.prompt_sets}
     replies = {path.stem: path for path in args.replies or []}
-    model, method = config.models[args.model], _method(config, config.scores.margin)
+    model, method = config.models[args.model], method_of(config, margin=config.scores.margin)
     measure(args.facts, sets, replies, args.arms, args.out, args.texts, model, method)
-
-
-def _method(config: "Config", margin: float) -> "Method":
-    from steer.rates import Method
-
-    return Method(config.scores.confidence, config.scores.resamples, config.seed, margin=margin)
 
 
 def _capability(config: "Config", args: argparse.Namespace) -> None:
     from steer.capability.running import measure
 
     model, wanted = config.models[args.model], config.capability
-    method = _method(config, wanted.margin)
+    method = method_of(config, margin=wanted.margin)
     measure(args.facts, args.arms, args.out, args.questions, model, wanted, method)
 
 

@@ -24,6 +24,7 @@ from accelerate.utils import align_module_device
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from steer.catalogue import EXPERT_KEYS
 from steer.errors import SteerError
 from steer.models.routing import (
     Groups,
@@ -180,8 +181,7 @@ def layout_of(model_type: str) -> Layout:
 
 def expert_count(model: Any) -> int:
     """Number of routed experts in a MoE layer; 0 in a dense model."""
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    return int(next((count for name in names if (count := getattr(model.config, name, None))), 0))
+    return int(next((count for name in EXPERT_KEYS if (count := getattr(model.config, name, None))), 0))
 
 
 def shared_count(model: Any) -> int:

@@ -14,10 +14,9 @@ from transformers import PreTrainedModel
 from steer.artifacts.facts import Part
 from steer.models.architectures import expert_output, head_count
 from steer.models.hooks import Register, hooked
+from steer.models.interventions import EPSILON
 from steer.models.sites import LayerSites, Sites, resolve
 from steer.training.batches import Batch
-
-EPSILON = 1e-2
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from steer.artifacts.facts import Truth
-from steer.config import RouterArm
+from steer.config.arms_fit import acts_on_experts
 from steer.plan.choosing import arditi, cosmic, experts, rerouting, strength
 from steer.plan.study import BACKWARD, Study, Work
 from steer.plan.tasks import capability
@@ -198,8 +198,4 @@ def perplexity(study: Study) -> Work:
 def _fitting(study: Study) -> list[str]:
     """Arms that the model can have: those on experts and routers need experts."""
     routed = study.anatomy.experts > 0
-    return [
-        name
-        for name, arm in study.config.arms.items()
-        if routed or not (arm.uses_experts or isinstance(arm, RouterArm))
-    ]
+    return [name for name, arm in study.config.arms.items() if routed or not acts_on_experts(arm)]

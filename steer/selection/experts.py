@@ -42,10 +42,10 @@ from steer.selection.experts_table import (
     correlations,
     kept,
     ranked,
-    sign_of,
     to_score,
     untried,
 )
+from steer.selection.making import sign_of
 from steer.selection.trials import ASKED, WANTED, Budget, Tester, Trial
 
 OTHER = {"harmful": "harmless", "harmless": "harmful"}
@@ -159,7 +159,7 @@ class Chooser:
     def _grid(self, arm: ExpertDirectionArm, places: int) -> list[tuple[int, float]]:
         """Ranks that are scored exactly, each with every coefficient."""
         return [
-            (rank, sign_of(arm) * coefficient)
+            (rank, sign_of(arm.polarity) * coefficient)
             for rank in to_score(places, self._settings)
             for coefficient in dict.fromkeys(self._settings.coefficients)
         ]

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from steer.errors import SteerError
 from steer.judges.behaviours import REFUSAL, Behaviour
 from steer.models.interventions import Arm, Operation, Scope, unit
 from steer.selection.experts_directions import ExpertDirections
+from steer.selection.making import random_like, sign_of
 from steer.selection.matching import Match, matched_experts
 
 Pair = tuple[int, int]
@@ -149,9 +149,8 @@ def _operation(
 ) -> Operation:
     if settings.operation == "expert_ablate":
         return Operation("expert_ablate", tensor, layer, 1.0, dose.scope, tuple(experts))
-    sign = -1.0 if settings.polarity == "suppress" else 1.0
     named = () if settings.operation == "experts_add" else tuple(experts)
-    coefficient = sign * dose.coefficient
+    coefficient = sign_of(settings.polarity) * dose.coefficient
     return Operation(
         settings.operation, tensor, layer, coefficient, dose.scope, named, weighting=settings.weighting
     )
@@ -160,10 +159,7 @@ def _operation(
 def _tensor(settings: ExpertDirectionArm, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """The directions of the experts, or random ones of their norms; unit ones for an ablation."""
     if settings.direction == "random":
-        generator = torch.Generator().manual_seed(settings.seed)
-        random = torch.randn(vectors.shape, generator=generator, dtype=torch.float64)
-        scale: Tensor = vectors.double().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
-        vectors = (random * scale).float()
+        vectors = random_like(vectors, settings.seed)
     return unit(vectors) if settings.operation == "expert_ablate" else vectors.contiguous()
 
 

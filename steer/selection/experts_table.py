@@ -14,6 +14,7 @@ from steer.artifacts.files import Row
 from steer.config import ExpertDirectionArm, ExpertSelectionSettings
 from steer.selection.experts_directions import ExpertDirections
 from steer.selection.experts_exact import Candidate, Place
+from steer.selection.making import sign_of
 from steer.selection.trials import COUNTED, WANTED
 from steer.stats import spearman
 
@@ -48,11 +49,6 @@ class Ranked:
         return Candidate(self.place, coefficient, self.direction)
 
 
-def sign_of(settings: ExpertDirectionArm) -> float:
-    """Suppressing subtracts what inducing adds."""
-    return -1.0 if settings.polarity == "suppress" else 1.0
-
-
 def ranked(
     settings: ExpertDirectionArm,
     directions: ExpertDirections,
@@ -62,7 +58,7 @@ def ranked(
 
     Ties go to the earlier layer, the lower expert and the later position.
     """
-    vectors, sign = directions.of(settings.estimator), sign_of(settings)
+    vectors, sign = directions.of(settings.estimator), sign_of(settings.polarity)
     found = []
     for row, layer in enumerate(directions.moe_layers):
         for column, position in enumerate(directions.positions):

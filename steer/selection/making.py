@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.config import ResidualArm
+from steer.config.arm_base import Polarity
 from steer.errors import SteerError
 from steer.models.interventions import Arm, Operation, Scope, orthonormal_basis
 from steer.selection.candidates import Directions
@@ -30,10 +31,24 @@ class Dose:
     scope: Scope = "all"
 
 
+def sign_of(polarity: Polarity) -> float:
+    """Suppressing subtracts what inducing adds."""
+    return -1.0 if polarity == "suppress" else 1.0
+
+
 def signed(settings: ResidualArm, coefficient: float) -> float:
-    """The coefficient with the polarity's sign: suppressing subtracts what inducing adds."""
-    subtracted = settings.polarity == "suppress" and settings.operation != "ablate" and coefficient != 0
-    return -coefficient if subtracted else coefficient
+    """The coefficient with the polarity's sign."""
+    # An ablation has none, and no dose is a negative zero.
+    unsigned = settings.operation == "ablate" or coefficient == 0
+    return coefficient if unsigned else sign_of(settings.polarity) * coefficient
+
+
+def random_like(vectors: Float[Tensor, "n d"], seed: int) -> Float[Tensor, "n d"]:
+    """Random directions of the norms of these."""
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn(vectors.shape, generator=generator, dtype=torch.float64)
+    scale: Tensor = vectors.double().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
+    return (random * scale).float()
 
 
 def _vectors(
@@ -41,12 +56,7 @@ def _vectors(
 ) -> Float[Tensor, "places d"]:
     """The refusal direction of each place, or random directions of their norms."""
     refusal = torch.stack([directions.at(*place) for place in places])
-    if settings.direction == "refusal":
-        return refusal
-    generator = torch.Generator().manual_seed(settings.seed)
-    random = torch.randn(refusal.shape, generator=generator, dtype=torch.float64)
-    scale: Tensor = refusal.double().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
-    return (random * scale).float()
+    return refusal if settings.direction == "refusal" else random_like(refusal, settings.seed)
 
 
 def _basis(name: str, vectors: Float[Tensor, "k d"], rank: int) -> Float[Tensor, "k d"]:

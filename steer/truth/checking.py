@@ -19,7 +19,7 @@ from steer.config import ModelSettings, TruthSettings
 from steer.errors import SteerError
 from steer.grammar import Grammar
 from steer.judges.truth import GrammarTruth
-from steer.judges.verdicts import Exchange, Judgement
+from steer.judges.verdicts import VERDICTS, Exchange, Judgement
 from steer.models.architectures import head_count
 from steer.models.batching import by_length
 from steer.models.decoding import generate
@@ -30,7 +30,6 @@ from steer.truth.readout import readout_direction
 from steer.truth.trials import Trial, aimed, role_of, trials
 from steer.truth.usage import Usage, read_usage
 
-VERDICTS = ("refusal", "full_response", "non_response")
 COLUMNS = (
     *("role", "parts", "way", "label", "n"),
     *(f"{verdict}{suffix}" for verdict in VERDICTS for suffix in ("", "_rate", "_low", "_high")),

@@ -118,5 +118,4 @@ def role_of(part: Part, truth: Truth, tried: Sequence[Trial]) -> str:
         return "decoy"
     if truth.carrier == "experts" and part in truth.carriers:
         return "carrier"
-    ways = ("mask_experts", "reroute_from")
-    return "control" if any(part in one.parts and one.way in ways for one in tried) else ""
+    return "control" if any(part in one.parts and one.way in AWAY for one in tried) else ""

@@ -19,7 +19,7 @@ from steer.artifacts.files import write_json
 from steer.catalogue import known_models
 from steer.cli import main
 from steer.cli.records import anatomy_for
-from steer.config import ActivationSettings, ModelSettings, PairingSettings, load
+from steer.config import ActivationSettings, ModelSettings, PairingSettings, load, parse_arm
 from steer.errors import SteerError
 from steer.models.loading import LoadedModel, load_checkpoint
 from steer.plan.anatomy import Anatomy, anatomy_of, count
@@ -376,6 +376,18 @@ def test_the_plan_of_steermoe_for_olmoe_by_hand(olmoe: Anatomy) -> None:
     seconds = 5 * (13_838_323_712 / 2e9 + proof) + rows * 512 / 8 * step
     seconds += passes * latency + max(arithmetic, moved)
     assert found["generation"][4] == pytest.approx(seconds / 60, abs=0.1)
+
+
+def test_a_dense_model_is_planned_without_arms_on_experts_or_on_their_routing(olmoe: Anatomy) -> None:
+    whole = load(ROOT / "config.yaml")
+    arms = {name: whole.arms[name] for name in ("baseline", "add")}
+    replay = parse_arm({"operation": "replay_routing", "of": "add", "part": "edits"})
+    written = []
+    for experts, more in ((0, {}), (0, {"held": replay}), (8, {"held": replay})):
+        config = whole.model_copy(update={"arms": arms | more})
+        study = Study(config, config.models["organism"], replace(olmoe, experts=experts), Lengths(64))
+        written.append(planned_generation(study).written)
+    assert written[0] == written[1] < written[2]
 
 
 def test_tasks_are_planned_by_their_published_sizes(olmoe: Anatomy) -> None:
