@@ -1,4 +1,4 @@
-"""Whether the tasks that a study names are there, said while it is planned."""
+"""Whether the tasks that a study names are there, said before anything is run."""
 
 import re
 from pathlib import Path
