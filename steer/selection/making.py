@@ -65,14 +65,14 @@ def _basis(name: str, vectors: Float[Tensor, "k d"], rank: int) -> Float[Tensor,
     Raises:
         SteerError: there are fewer of them, or they span less.
     """
-    found = int(torch.linalg.matrix_rank(vectors.double()))
-    if found < rank:
+    basis = orthonormal_basis(vectors)
+    if len(basis) < rank:
         raise SteerError(
             f"arm `{name}`",
-            f"is of rank {rank}, but its selection offers {found} independent directions",
+            f"is of rank {rank}, but its selection offers {len(basis)} independent directions",
             "lower `rank`, or loosen the thresholds of the selection",
         )
-    return orthonormal_basis(vectors)
+    return basis
 
 
 def make_arm(

@@ -89,10 +89,12 @@ def test_fewer_independent_directions_than_the_rank_are_an_error() -> None:
     with pytest.raises(SteerError, match=r"arm `five`: is of rank 5, but its selection offers 3 independent"):
         make_arm("five", _settings("ablate", rank=5), DIRECTIONS, Dose(1, -1), PLACES[:3])
     parallel = DIRECTIONS.direction.clone()
-    parallel[2, -2] = 2 * parallel[1, -1]
-    alike = Directions(parallel, DIRECTIONS.harmless_mean)
-    with pytest.raises(SteerError, match="offers 1 independent"):
-        make_arm("two", _settings("ablate", rank=2), alike, Dose(1, -1), PLACES[:2])
+    # Also where rounding alone keeps the two from being parallel.
+    for factor in (2, 3):
+        parallel[2, -2] = factor * parallel[1, -1]
+        alike = Directions(parallel, DIRECTIONS.harmless_mean)
+        with pytest.raises(SteerError, match="offers 1 independent"):
+            make_arm("two", _settings("ablate", rank=2), alike, Dose(1, -1), PLACES[:2])
 
 
 @pytest.mark.parametrize("place", [(LAYERS, -1), (-1, -1), (0, 0), (0, -POSITIONS - 1)])
