@@ -39,7 +39,7 @@ FIGURES = {
         "Summary: every arm on every set",
         "1 Results",
         ("scores",),
-        ("arms", "sets", "generation.sets", "scores"),
+        ("arms", "sets", "generation.sets", "generation.samples", "scores"),
         PAGE,
     ),
     "verdicts": Figure(

@@ -11,6 +11,15 @@ from steer.figures.output import save_table
 from steer.figures.page import write_page
 from steer.figures.scores import COUNTS, RATES, shown
 
+TESTS = {
+    False: {"effective": "", "test": "exact McNemar test"},
+    True: {
+        "effective": " of as many replies as the samples of a prompt are worth",
+        "test": "test of all flips of prompts’ signs, or of flips drawn where those are too many",
+    },
+}
+"""What intervals and p-values are, by whether prompts have several replies (`steer.rates`)."""
+
 DIFFERENCES = tuple(
     f"{verdict}_difference{part}"
     for verdict in ("refusal", "full_response")
@@ -20,7 +29,7 @@ COLUMNS = (*COUNTS, *RATES, *DIFFERENCES, "restates_rate", "first_token_kl", *CL
 
 BODY = """
 <p class="faint">Judged by “{{ judge }}”. In brackets: {{ level|per_cent }}&nbsp;% intervals (Wilson for
-shares, paired bootstrap over prompts for changes against the unsteered model); p: exact McNemar test;
+shares{{ effective }}, paired bootstrap over prompts for changes against the unsteered model); p: {{ test }};
 restates: share of the well-formed answers that restate the request; KL: of the first token, against the
 unsteered model; against controls: by how much more, in what an arm is for, it does than the one of its
 controls that comes closest.</p>
@@ -110,5 +119,6 @@ def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:
         "unscored": bool(rows["unscored"].any()),
         "sets": by_set,
         "claimed": claimed(rows, settings),
+        **TESTS[settings["generation.samples"] > 1],
     }
     write_page(stem.with_suffix(".html"), BODY, values)

@@ -129,6 +129,20 @@ def test_a_table_that_lacks_something_is_an_error_that_names_it(
         verdicts.table({"scores": [path]}, settings())
 
 
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [(1, ["exact McNemar test"]), (3, ["samples of a prompt are worth", "flips of prompts"])],
+)
+def test_the_summary_names_the_intervals_and_tests_that_were_made(
+    tmp_path: Path, samples: int, said: list[str]
+) -> None:
+    values = registry.settings_of("summary", config(), MODEL) | {"generation.samples": samples}
+    summary.draw(scores(tmp_path), values, tmp_path / "summary")
+    page = " ".join((tmp_path / "summary.html").read_text(encoding="utf-8").split())
+    assert all(words in page for words in said)
+    assert ("McNemar" in page) == (samples == 1)
+
+
 def test_the_summary_prints_rates_changes_and_p_values(tmp_path: Path) -> None:
     inputs, values = scores(tmp_path), registry.settings_of("summary", config(), MODEL)
     summary.draw(inputs, values, tmp_path / "summary")
