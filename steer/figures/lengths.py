@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from steer.figures import style
-from steer.figures.inputs import Inputs, Settings, read_table, records
+from steer.figures.inputs import Inputs, Settings, read_table
 from steer.figures.output import save
 from steer.figures.points import handles, looks, whiskers
 
@@ -24,8 +24,7 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
         shift = APART * (place - (len(judges) - 1) / 2)
         at = [lengths.index(length) + shift for length in found["length"]]
         whiskers(axes, at, found, ("same", "same_low", "same_high"), look)
-    counts = {row["length"]: row["scored"] for row in records(rows)}
-    axes.set_xticks(range(len(lengths)), [f"{length}\nn = {counts[length]}" for length in lengths])
+    axes.set_xticks(range(len(lengths)), [f"{length}\nn = {_scored(rows, length)}" for length in lengths])
     axes.set_xlim(-0.5, len(lengths) - 0.5)
     style.share_axis(axes)
     axes.set_ylim(-0.03, 1.03)
@@ -35,6 +34,13 @@ def plot(rows: DataFrame, settings: Settings) -> Figure:
     level = style.per_cent(settings["scores.confidence"])
     style.legend_below(figure, [*handles(judges), style.interval_handle(f"{level} Wilson interval")])
     return figure
+
+
+def _scored(rows: DataFrame, length: int) -> str:
+    """Replies of a length that were scored, from the judge with the fewest to that with the most."""
+    counts = rows.loc[rows["length"] == length, "scored"]
+    ends = dict.fromkeys([counts.min(), counts.max()])
+    return "–".join(map(str, ends))
 
 
 def draw(inputs: Inputs, settings: Settings, stem: Path) -> None:
