@@ -9,7 +9,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from steer.categories import ALL_CATEGORIES, category_columns
 from steer.judges.behaviours import REFUSAL
 from steer.stats import wilson
-from tests.unit.test_scores import CATEGORIES, VERDICTS, F, Files, R
+from tests.scored import CATEGORIES, VERDICTS, F, Files, R
 
 SEEN = {"drugs", "fraud"}
 GROUPS = [("drugs", True), ("fraud", True), ("hate", False), ("theft", False)]
