@@ -45,6 +45,7 @@ class Layout:
         attention_write: module whose output is what attention adds to the residual stream
             (a norm behind the attention, in families that normalise what they write).
         mlp_write: module whose output is what the MLP adds to the residual stream.
+        mlp_norm: norm through which the MLP reads the residual stream, if it has one.
         heads: attention's last projection, whose input is the heads' outputs side by side.
         router: router inside a MoE block; None in dense families.
         experts: experts module inside a MoE block.
@@ -59,6 +60,7 @@ class Layout:
     mlp: str = "mlp"
     attention_write: str = "self_attn"
     mlp_write: str = "mlp"
+    mlp_norm: str | None = "post_attention_layernorm"
     heads: str = "self_attn.o_proj"
     embedding: str = "embed_tokens"
     layers: str = "layers"
@@ -127,7 +129,11 @@ _GRANITE = replace(
     write_scale="residual_multiplier",
 )
 # Families that normalise what attention and MLP write.
-_NORMALISED = Layout(attention_write="post_attention_layernorm", mlp_write="post_feedforward_layernorm")
+_NORMALISED = Layout(
+    attention_write="post_attention_layernorm",
+    mlp_write="post_feedforward_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+)
 
 LAYOUTS: dict[str, Layout] = {
     "llama": Layout(),
@@ -154,6 +160,7 @@ LAYOUTS: dict[str, Layout] = {
         _MOE,
         attention_write="post_attention_layernorm",
         mlp_write="post_feedforward_layernorm",
+        mlp_norm=None,
         rule=_softmax_top_k,
     ),
     "glm4_moe_lite": _DEEPSEEK,

@@ -34,7 +34,7 @@ def last_token_alone(sites: LayerSites) -> Iterator[None]:
 
     hooks: list[Register] = [
         (sites.heads, "before", cut),
-        (sites.mlp, "before", cut),
+        (sites.mlp_norm or sites.mlp, "before", cut),
         (sites.layer, "after", lambda _module, _args, output: with_first(output, cut(first(output)))),
     ]
     with _one_query(sites.attention), hooked(hooks):

@@ -1,9 +1,10 @@
 """Scores of a next-token distribution."""
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steer.errors import SteerError
@@ -62,3 +63,37 @@ def check_finite(arm: str, prompt: str, dtype: torch.dtype, *values: float) -> N
             f"gives logits that are infinite or not a number, in {name}",
             "set `dtype: bfloat16` of the model, or a smaller coefficient of the arm",
         )
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Next-token distributions that many others are compared with, each by one exponential of its logits.
+
+    Attributes:
+        p: their probabilities, in float64.
+        negentropy: Σ p log p of each, in nats.
+    """
+
+    p: Float[Tensor, "batch vocabulary"]
+    negentropy: Float[Tensor, " batch"]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "batch vocabulary"]) -> "Distributions":
+        """The distributions that logits give."""
+        log_p = log_probabilities(logits)
+        p = log_p.exp()
+        return cls(p, (p * log_p).sum(dim=-1))
+
+    def compare(
+        self,
+        rows: Int[Tensor, " jobs"],
+        logits: Float[Tensor, "jobs vocabulary"],
+        refusal_token_ids: tuple[int, ...],
+    ) -> tuple[Float[Tensor, " jobs"], Float[Tensor, " jobs"]]:
+        """Refusal scores of others, and KL of the distribution at `rows` from each, both in nats."""
+        logits, refusing = logits.double(), torch.tensor(refusal_token_ids, device=logits.device)
+        yes = torch.logsumexp(logits[:, refusing], dim=-1)
+        # KL = Σ p log p − Σ p logits + log Σ exp logits.
+        crossed = torch.einsum("bv,bv->b", self.p[rows], logits)
+        no = torch.logsumexp(logits.index_fill_(-1, refusing, -torch.inf), dim=-1)
+        return yes - no, self.negentropy[rows] - crossed + torch.logaddexp(yes, no)

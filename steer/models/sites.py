@@ -21,6 +21,7 @@ class LayerSites:
 
     Attributes:
         attention: what makes queries, keys and values, and holds `heads`.
+        mlp_norm: norm through which the MLP reads the residual stream, if it has one.
         returns: what its router returns, in its order.
     """
 
@@ -35,6 +36,7 @@ class LayerSites:
     shared: nn.Module | None = None
     shared_gate: nn.Module | None = None
     rule: Rule | None = None
+    mlp_norm: nn.Module | None = None
     returns: tuple[str, str, str] = ("logits", "weights", "index")
 
     def routed(self, output: tuple[Tensor, ...]) -> Routed:
@@ -107,6 +109,8 @@ def _layer_sites(config: Any, layer: nn.Module, layout: Layout, where: str) -> L
         shared=inside(layout.shared),
         shared_gate=inside(layout.shared_gate),
         rule=layout.rule(config, router) if layout.rule and router is not None else None,
+        # Only saves time: a layer without it is computed as it is.
+        mlp_norm=getattr(layer, layout.mlp_norm or "", None),
         returns=layout.returns,
     )
 

@@ -13,7 +13,7 @@ from steer.models.edits.experts import added
 from steer.models.interventions import Weighting
 from steer.models.loading import LoadedModel
 from steer.models.resuming import Recorded, record, resume
-from steer.models.scoring import divergence, log_probabilities, refusal_odds
+from steer.models.scoring import Distributions, refusal_score
 from steer.selection.candidates import Question
 
 
@@ -65,16 +65,16 @@ def exact_scores(
     for rows in by_length(lengths, [question.id for question in questions], batch_size):
         batch = loaded.batch([questions[row].tokens for row in rows])
         unsteered = record(loaded, batch, layers, weighting)
-        before = log_probabilities(unsteered.logits)
-        scores[:, rows] = refusal_odds(before, refusal_token_ids).cpu()
+        before = Distributions.of(unsteered.logits)
+        scores[:, rows] = refusal_score(unsteered.logits, refusal_token_ids).cpu()
         for layer, here in _groups(candidates):
             recorded = unsteered.layers[layer]
             for jobs in _parts(loaded, recorded, layer, here, batch_size):
                 leaving = jobs.edited(recorded)
-                after = log_probabilities(resume(loaded, unsteered, jobs.rows, layer, leaving))
+                logits = resume(loaded, unsteered, jobs.rows, layer, leaving)
+                odds, kl = before.compare(jobs.rows, logits, refusal_token_ids)
                 where = (jobs.candidates.cpu(), torch.tensor(rows)[jobs.rows.cpu()])
-                scores[where] = refusal_odds(after, refusal_token_ids).cpu()
-                divergences[where] = divergence(before[jobs.rows], after).cpu()
+                scores[where], divergences[where] = odds.cpu(), kl.cpu()
     return scores, divergences
 
 
