@@ -30,10 +30,17 @@ def refusal_odds(
     log_p: Float[Tensor, "batch vocabulary"], refusal_token_ids: tuple[int, ...]
 ) -> Float[Tensor, " batch"]:
     """The refusal score of a distribution given as log-probabilities."""
-    refusing = torch.tensor(refusal_token_ids, device=log_p.device)
-    yes = torch.logsumexp(log_p[:, refusing], dim=-1)
-    no = torch.logsumexp(log_p.index_fill(-1, refusing, -torch.inf), dim=-1)
+    yes, no = _log_sums(log_p, refusal_token_ids)
     return yes - no
+
+
+def _log_sums(
+    values: Float[Tensor, "batch vocabulary"], refusal_token_ids: tuple[int, ...]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Log Σ exp over the tokens that refusals begin with, and over all others."""
+    refusing = torch.tensor(refusal_token_ids, device=values.device)
+    yes = torch.logsumexp(values[:, refusing], dim=-1)
+    return yes, torch.logsumexp(values.index_fill(-1, refusing, -torch.inf), dim=-1)
 
 
 def kl_divergence(
@@ -91,9 +98,8 @@ class Distributions:
         refusal_token_ids: tuple[int, ...],
     ) -> tuple[Float[Tensor, " jobs"], Float[Tensor, " jobs"]]:
         """Refusal scores of others, and KL of the distribution at `rows` from each, both in nats."""
-        logits, refusing = logits.double(), torch.tensor(refusal_token_ids, device=logits.device)
-        yes = torch.logsumexp(logits[:, refusing], dim=-1)
+        logits = logits.double()
+        yes, no = _log_sums(logits, refusal_token_ids)
         # KL = Σ p log p − Σ p logits + log Σ exp logits.
         crossed = torch.einsum("bv,bv->b", self.p[rows], logits)
-        no = torch.logsumexp(logits.index_fill_(-1, refusing, -torch.inf), dim=-1)
         return yes - no, self.negentropy[rows] - crossed + torch.logaddexp(yes, no)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer.models.scoring import kl_divergence, refusal_score
+from steer.models.scoring import Distributions, kl_divergence, refusal_score
 from tests.oracles import scores
 
 logit = st.floats(-2000, 2000, allow_nan=False, width=32)
@@ -28,6 +28,18 @@ def test_kl_is_the_sum_of_p_log_p_over_q(pairs: list[tuple[float, float]]) -> No
     baseline, steered = ([pair[side] for pair in pairs] for side in (0, 1))
     found = float(kl_divergence(torch.tensor([baseline]), torch.tensor([steered])))
     assert found == pytest.approx(scores.kl_divergence(baseline, steered), rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(triples=st.lists(st.tuples(logit, logit, logit), min_size=4, max_size=8))
+def test_many_are_compared_with_one_as_each_is_alone(triples: list[tuple[float, float, float]]) -> None:
+    baseline, other, steered = ([triple[side] for triple in triples] for side in (0, 1, 2))
+    known = Distributions.of(torch.tensor([baseline, other]))
+    odds, kl = known.compare(torch.tensor([1, 0]), torch.tensor([steered, steered]), (0, 2))
+    alone = scores.refusal_score(steered, [0, 2])
+    assert odds.tolist() == pytest.approx([alone] * 2, rel=1e-9, abs=1e-9)
+    expected = [scores.kl_divergence(start, steered) for start in (other, baseline)]
+    assert kl.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("logits", [[1e4, 0.0, -1e4], [-1e4, 1e4, 1e4], [3e38, 0.0, -3e38]])
