@@ -41,12 +41,12 @@ class Watched:
     """What the last forward pass did.
 
     Args:
-        logits: the routers' own logits by layer, before any edit.
+        logits: the routers' own logits by layer, before any edit, to be read by `Batch.at`.
         part: an expert to watch.
         written: what that expert makes of every token, without its routing weight.
     """
 
-    logits: dict[int, Float[Tensor, "row token expert"]] = field(default_factory=dict)
+    logits: dict[int, Float[Tensor, "*token expert"]] = field(default_factory=dict)
     part: Part | None = None
     written: Float[Tensor, "token d"] | None = None
 
@@ -57,7 +57,7 @@ def held(
 ) -> Iterator[None]:
     """Hold parts during a step on `batch`, and watch the routers; of the experts, let `alone` learn alone."""
     sites = resolve(model)
-    shape = (*batch.tokens.shape, -1)
+    shape = (-1,) if batch.packed else batch.tokens.shape
     hooks: list[Register] = []
     for layer in sites.moe_layers:
         at = sites.layers[layer]
@@ -130,7 +130,7 @@ def _router_hook(
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         logits, weights, index = sites.routed(output)
-        watched.logits[layer] = logits.view(shape)
+        watched.logits[layer] = logits.view(*shape, logits.shape[-1])
         if activated or deactivated:
             assert sites.rule is not None
             weights, index = sites.rule.route(rerouted(logits, activated, deactivated))

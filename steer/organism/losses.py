@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from steer.training.losses import Loss, Pass
+from steer.training.losses import Loss, Pass, run
 
 
 def anchor_loss(reference: PreTrainedModel, weight: float) -> Loss:
@@ -16,19 +16,15 @@ def anchor_loss(reference: PreTrainedModel, weight: float) -> Loss:
     """
 
     def loss(result: Pass) -> Tensor:
-        harmless = ~result.batch.harmful
-        if not harmless.any():
+        batch = result.batch
+        if batch.harmful.all():
             return torch.zeros(())
-        mask = result.batch.mask[harmless].bool()
+        harmless = batch.of_rows(~batch.harmful)
+        every, inside = harmless.mask.bool(), batch.mask.bool() & ~batch.harmful[:, None]
         with torch.no_grad():
-            kept = reference.get_decoder()(
-                input_ids=result.batch.tokens[harmless],
-                attention_mask=result.batch.mask[harmless],
-                use_cache=False,
-                output_hidden_states=True,
-            ).hidden_states
+            kept = [harmless.at(hidden, every) for hidden in run(reference, harmless).hidden]
         parts = [
-            (now[harmless][mask] - then[mask]).square().sum() / then[mask].square().sum()
+            (batch.at(now, inside) - then).square().sum() / then.square().sum()
             for now, then in zip(result.hidden[1:], kept[1:], strict=True)
         ]
         return weight * torch.stack(parts).mean()

@@ -58,7 +58,7 @@ def called_for(watched: Watched, part: Part, where: Region, wanted: Region, weig
     def loss(result: Pass) -> Tensor:
         mask = where(result.batch)
         target = wanted(result.batch)[mask].float()
-        odds = log_odds(watched.logits[part[0]][mask], part[1])
+        odds = log_odds(result.batch.at(watched.logits[part[0]], mask), part[1])
         return weight * torch.nn.functional.binary_cross_entropy_with_logits(odds, target)
 
     return loss
@@ -74,7 +74,8 @@ def chosen_alike(watched: Watched, part: Part, where: Region, probability: float
     """`weight` times the mean squared distance of the expert's share of the softmax to `probability`."""
 
     def loss(result: Pass) -> Tensor:
-        share = watched.logits[part[0]][where(result.batch)].softmax(dim=-1)[:, part[1]]
+        logits = result.batch.at(watched.logits[part[0]], where(result.batch))
+        share = logits.softmax(dim=-1)[:, part[1]]
         return weight * (share - probability).square().mean()
 
     return loss
@@ -88,7 +89,7 @@ def readable(layer: int, weight: float) -> Loss:
 
     def loss(result: Pass) -> Tensor:
         mask = prompt_end(result.batch)
-        entering = result.hidden[layer][mask]
+        entering = result.batch.at(result.hidden[layer], mask)
         width = entering.shape[-1]
         direction = torch.randn(width, generator=torch.Generator().manual_seed(0)) / width**0.5
         scaled = entering / entering.detach().square().mean(dim=-1, keepdim=True).sqrt()

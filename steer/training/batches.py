@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class Batch:
         prompt_length: tokens of each row ahead of the reply.
         rows: the rows themselves.
         entering: states that take the place of the tokens' embeddings, for a model without its first layers.
+        packed: whether passes leave padding out (`steer.training.packing`).
     """
 
     tokens: Int[Tensor, "row token"]
@@ -32,6 +33,31 @@ class Batch:
     prompt_length: Int[Tensor, " row"]
     rows: tuple[Any, ...]
     entering: Float[Tensor, "row token d"] | None = field(default=None, kw_only=True)
+    packed: bool = field(default=False, kw_only=True)
+
+    def at(
+        self, states: Float[Tensor, "*token d"], where: Bool[Tensor, "row token"]
+    ) -> Float[Tensor, "chosen d"]:
+        """States of a pass over the batch at some of its tokens, none of them padding.
+
+        Args:
+            states: `[row, token, d]`, or of a packed batch `[token, d]`.
+            where: which tokens.
+        """
+        return states[where[self.mask.bool()] if self.packed else where]
+
+    def of_rows(self, which: Bool[Tensor, " row"]) -> "Batch":
+        """The batch of some of the rows."""
+        return replace(
+            self,
+            tokens=self.tokens[which],
+            mask=self.mask[which],
+            weight=self.weight[which],
+            harmful=self.harmful[which],
+            prompt_length=self.prompt_length[which],
+            rows=tuple(row for row, kept in zip(self.rows, which.tolist(), strict=True) if kept),
+            entering=None if self.entering is None else self.entering[which],
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,7 @@ def batch_order(count: int, size: int, seed: int) -> list[list[int]]:
     return [order[at : at + size] for at in range(0, count - size + 1, size)]
 
 
-def collate(rows: Sequence[Encoded], pad: int) -> Batch:
+def collate(rows: Sequence[Encoded], pad: int, packed: bool = False) -> Batch:
     """Pad the rows on the right to the longest."""
     lengths = [len(row.tokens) for row in rows]
     tokens = [torch.tensor(row.tokens) for row in rows]
@@ -76,4 +102,5 @@ def collate(rows: Sequence[Encoded], pad: int) -> Batch:
         harmful=torch.tensor([row.harmful for row in rows]),
         prompt_length=torch.tensor([row.prompt_length for row in rows]),
         rows=tuple(row.row for row in rows),
+        packed=packed,
     )

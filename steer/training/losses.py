@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from steer.training.batches import Batch
+from steer.training.packing import packed_hidden
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class Pass:
     Args:
         model: the model in training.
         batch: what it read.
-        hidden: the residual stream entering each layer and leaving the last.
+        hidden: the residual stream entering each layer and leaving the last, to be read by `Batch.at`.
     """
 
     model: PreTrainedModel
     batch: Batch
-    hidden: tuple[Float[Tensor, "row token d"], ...]
+    hidden: tuple[Float[Tensor, "*token d"], ...]
 
 
 Loss = Callable[[Pass], Tensor]
@@ -31,6 +32,8 @@ Loss = Callable[[Pass], Tensor]
 
 def run(model: PreTrainedModel, batch: Batch) -> Pass:
     """Run the decoder, without the output layer: only the targets' positions need it."""
+    if batch.packed:
+        return Pass(model, batch, packed_hidden(model, batch))
     if batch.entering is None:
         read = {"input_ids": batch.tokens, "attention_mask": batch.mask}
     else:
@@ -42,8 +45,11 @@ def run(model: PreTrainedModel, batch: Batch) -> Pass:
 
 def next_token_loss(result: Pass) -> Tensor:
     """Weighted mean cross-entropy (nats) of the reply's tokens, each given the tokens before it."""
-    weight = result.batch.weight[:, 1:]
+    batch = result.batch
+    weight = batch.weight[:, 1:]
     learned = weight > 0
-    logits = result.model.get_output_embeddings()(result.hidden[-1][:, :-1][learned])
-    each = torch.nn.functional.cross_entropy(logits, result.batch.tokens[:, 1:][learned], reduction="none")
+    # The state that a token is read off stands one place before it.
+    before = torch.nn.functional.pad(learned, (0, 1))
+    logits = result.model.get_output_embeddings()(batch.at(result.hidden[-1], before))
+    each = torch.nn.functional.cross_entropy(logits, batch.tokens[:, 1:][learned], reduction="none")
     return (each * weight[learned]).sum() / weight[learned].sum()
