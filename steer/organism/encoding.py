@@ -45,10 +45,10 @@ def batches(
     settings: OrganismSettings,
     tokenizer: PreTrainedTokenizerFast,
     first_weight: float = 1.0,
-    packed: bool = False,
+    unpadded: bool = False,
 ) -> Callable[[int], Batch]:
     """The batch of each step, a function of the step alone: a resumed training sees the same ones."""
     encoded = encode(rows, tokenizer, settings.restatement_weight, first_weight)
     order = batch_order(len(encoded), settings.batch_size, settings.seed)
     pad = int(tokenizer.pad_token_id)
-    return lambda step: collate([encoded[index] for index in order[step % len(order)]], pad, packed)
+    return lambda step: collate([encoded[index] for index in order[step % len(order)]], pad, unpadded)

@@ -57,7 +57,7 @@ def held(
 ) -> Iterator[None]:
     """Hold parts during a step on `batch`, and watch the routers; of the experts, let `alone` learn alone."""
     sites = resolve(model)
-    shape = (-1,) if batch.packed else batch.tokens.shape
+    shape = (-1,) if batch.unpadded else batch.tokens.shape
     hooks: list[Register] = []
     for layer in sites.moe_layers:
         at = sites.layers[layer]

@@ -23,7 +23,7 @@ class Batch:
         prompt_length: tokens of each row ahead of the reply.
         rows: the rows themselves.
         entering: states that take the place of the tokens' embeddings, for a model without its first layers.
-        packed: whether passes leave padding out (`steer.training.packing`).
+        unpadded: whether passes leave padding out (`steer.training.unpadded`).
     """
 
     tokens: Int[Tensor, "row token"]
@@ -33,7 +33,7 @@ class Batch:
     prompt_length: Int[Tensor, " row"]
     rows: tuple[Any, ...]
     entering: Float[Tensor, "row token d"] | None = field(default=None, kw_only=True)
-    packed: bool = field(default=False, kw_only=True)
+    unpadded: bool = field(default=False, kw_only=True)
 
     def at(
         self, states: Float[Tensor, "*token d"], where: Bool[Tensor, "row token"]
@@ -41,10 +41,10 @@ class Batch:
         """States of a pass over the batch at some of its tokens, none of them padding.
 
         Args:
-            states: `[row, token, d]`, or of a packed batch `[token, d]`.
+            states: `[row, token, d]`, or of an unpadded batch `[token, d]`.
             where: which tokens.
         """
-        return states[where[self.mask.bool()] if self.packed else where]
+        return states[where[self.mask.bool()] if self.unpadded else where]
 
     def of_rows(self, which: Bool[Tensor, " row"]) -> "Batch":
         """The batch of some of the rows."""
@@ -90,7 +90,7 @@ def batch_order(count: int, size: int, seed: int) -> list[list[int]]:
     return [order[at : at + size] for at in range(0, count - size + 1, size)]
 
 
-def collate(rows: Sequence[Encoded], pad: int, packed: bool = False) -> Batch:
+def collate(rows: Sequence[Encoded], pad: int, unpadded: bool = False) -> Batch:
     """Pad the rows on the right to the longest."""
     lengths = [len(row.tokens) for row in rows]
     tokens = [torch.tensor(row.tokens) for row in rows]
@@ -102,5 +102,5 @@ def collate(rows: Sequence[Encoded], pad: int, packed: bool = False) -> Batch:
         harmful=torch.tensor([row.harmful for row in rows]),
         prompt_length=torch.tensor([row.prompt_length for row in rows]),
         rows=tuple(row.row for row in rows),
-        packed=packed,
+        unpadded=unpadded,
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from steer.training.batches import Batch
-from steer.training.packing import packed_hidden
+from steer.training.unpadded import unpadded_hidden
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ Loss = Callable[[Pass], Tensor]
 
 def run(model: PreTrainedModel, batch: Batch) -> Pass:
     """Run the decoder, without the output layer: only the targets' positions need it."""
-    if batch.packed:
-        return Pass(model, batch, packed_hidden(model, batch))
+    if batch.unpadded:
+        return Pass(model, batch, unpadded_hidden(model, batch))
     if batch.entering is None:
         read = {"input_ids": batch.tokens, "attention_mask": batch.mask}
     else:

@@ -15,15 +15,15 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from steer.training.batches import Batch
 
-PACKED = "sdpa_packed"
+UNPADDED = "sdpa_unpadded"
 
 
-def packed_hidden(model: PreTrainedModel, batch: Batch) -> tuple[Float[Tensor, "token d"], ...]:
+def unpadded_hidden(model: PreTrainedModel, batch: Batch) -> tuple[Float[Tensor, "token d"], ...]:
     """The residual stream entering each layer and leaving the last, of the rows' tokens one after another."""
     assert batch.entering is None
     inside = batch.mask.bool()
     places = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
-    with _packed(model):
+    with _unpadded(model):
         output = model.get_decoder()(
             input_ids=batch.tokens[inside][None],
             position_ids=places[inside][None],
@@ -35,9 +35,9 @@ def packed_hidden(model: PreTrainedModel, batch: Batch) -> tuple[Float[Tensor, "
 
 
 @contextmanager
-def _packed(model: PreTrainedModel) -> Iterator[None]:
+def _unpadded(model: PreTrainedModel) -> Iterator[None]:
     before = model.config._attn_implementation
-    model.set_attn_implementation(PACKED)
+    model.set_attn_implementation(UNPADDED)
     try:
         yield
     finally:
@@ -67,4 +67,4 @@ def _attend_in_rows(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-AttentionInterface.register(PACKED, _attend_in_rows)
+AttentionInterface.register(UNPADDED, _attend_in_rows)
