@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-from bench import candidates, dump, experts, flow, plan, proof, shards, steering, sweep, vllm
+from bench import candidates, dump, experts, flow, plan, proof, shards, steering, sweep, training, vllm
 from bench.timing import HEADER, Line
 
 BENCHES: dict[str, Callable[[Path], Iterator[Line]]] = {
@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[Path], Iterator[Line]]] = {
     "proof": proof.lines,
     "plan": plan.lines,
     "shards": shards.lines,
+    "training": training.lines,
     "vllm": vllm.tiny,
     "vllm_mid": vllm.mid,
 }
