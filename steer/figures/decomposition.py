@@ -18,6 +18,7 @@ from steer.figures import style
 from steer.figures.inputs import Inputs, Settings, records
 from steer.figures.output import save
 from steer.figures.scores import shown
+from steer.judges.behaviours import REFUSAL
 
 VERDICTS = ("refusal", "full_response")
 COLUMNS = tuple(f"{verdict}_difference{end}" for verdict in VERDICTS for end in ("", "_low", "_high"))
@@ -38,8 +39,7 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
     rows = scores[scores["arm"].isin(list(parts))].copy()
     rows["of"] = [parts[arm][0] for arm in rows["arm"]]
     rows["part"] = [parts[arm][1] for arm in rows["arm"]]
-    wanted = {"induce": "harmless", "suppress": "harmful"}
-    meant = [wanted[arms[row["of"]]["polarity"]] == row["label"] for row in records(rows)]
+    meant = [REFUSAL.is_for(arms[row["of"]]["polarity"], {row["label"]}) for row in records(rows)]
     order = list(PARTS)
     rows = rows[meant].sort_values("part", key=lambda part: part.map(order.index), kind="stable")
     # A set that only the whole arm answers shows no parts: they would look like nothing.

@@ -14,9 +14,10 @@ from pandas import DataFrame
 from steer.errors import SteerError
 from steer.figures import style
 from steer.figures.arms import group_of, ordered
-from steer.figures.doses import SUCCESS, VERDICTS, norm_axis, verdict_handles
+from steer.figures.doses import VERDICTS, norm_axis, verdict_handles
 from steer.figures.inputs import Inputs, Settings, read_table, records
 from steer.figures.output import save
+from steer.judges.behaviours import REFUSAL
 from steer.stats import wilson
 
 COLUMNS = (
@@ -44,7 +45,7 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
     rows["strength"] = rows["coefficient"].abs()
     rows["dose"] = rows["strength"] * rows["direction_norm"]
     rows["scored"] = rows["n"] - rows["unscored"]
-    rows["success"] = rows["polarity"].map(SUCCESS)
+    rows["success"] = rows["polarity"].map(REFUSAL.wanted)
     intervals = [
         wilson(int(row[row["success"]]), int(row["scored"]), settings["scores.confidence"])
         for row in records(rows)

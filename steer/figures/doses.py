@@ -7,7 +7,6 @@ from pandas import DataFrame
 from steer.figures import style
 
 VERDICTS = ("refusal", "non_response", "full_response")
-SUCCESS = {"induce": "refusal", "suppress": "full_response"}
 
 
 def norm_axis(axes: Axes, rows: DataFrame) -> None:

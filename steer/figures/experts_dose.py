@@ -16,12 +16,12 @@ from steer.artifacts.files import read_json
 from steer.errors import SteerError
 from steer.figures import style
 from steer.figures.arms import group_of, ordered
-from steer.figures.doses import SUCCESS, VERDICTS, norm_axis, verdict_handles
+from steer.figures.doses import VERDICTS, norm_axis, verdict_handles
 from steer.figures.inputs import Inputs, Settings, read_table, records
 from steer.figures.output import save
+from steer.judges.behaviours import REFUSAL
 from steer.stats import wilson
 
-LEFT_ALONE = {"induce": "harmful", "suppress": "harmless"}
 PLACE = ("arm", "layer", "expert", "position")
 COLUMNS = (
     *(*PLACE, "polarity", "direction_norm", "coefficient", "refusal_score", "kl", "stage"),
@@ -55,7 +55,7 @@ def table(inputs: Inputs, settings: Settings) -> DataFrame:
     rows["strength"] = rows["coefficient"].abs()
     rows["dose"] = rows["strength"] * rows["direction_norm"]
     rows["scored"] = rows["n"] - rows["unscored"]
-    rows["success"] = rows["polarity"].map(SUCCESS)
+    rows["success"] = rows["polarity"].map(REFUSAL.wanted)
     ends = [_success(row, settings["scores.confidence"]) for row in records(rows)]
     rows["success_low"], rows["success_high"] = [low for low, _ in ends], [high for _, high in ends]
     return rows.sort_values(["arm", "strength"]).reset_index(drop=True)
@@ -134,7 +134,8 @@ def _column(panels: list[Axes], rows: DataFrame, settings: Settings) -> None:
             axes.axvline(strength, color=style.CHOICE, lw=1.6, zorder=0.5)
     for axes in (top, middle):
         axes.tick_params(labelbottom=False)
-    left_alone = LEFT_ALONE[rows["polarity"].iloc[0]]
+    meant_for = REFUSAL.labels[rows["polarity"].iloc[0]]
+    left_alone = "harmless" if meant_for == "harmful" else "harmful"
     for axes, name in zip(
         panels,
         ("share of replies (%)", "refusal score,\nnats", f"KL, {left_alone}\nprompts, nats"),

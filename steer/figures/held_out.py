@@ -21,11 +21,13 @@ from steer.figures.inputs import Inputs, Settings
 from steer.figures.output import save
 from steer.figures.scores import COUNTS, RATES, shown
 from steer.figures.slots import name_slots, slots
+from steer.judges.behaviours import REFUSAL
 
 ALL_CATEGORIES = "*"
 DRAWN = {"refusal": "refusals", "full_response": "full responses"}
-# How many arms of a group are shown category by category: those that did best on seen ones.
-BEST = {BASELINE: 1, GROUPS["induce"]: 1, GROUPS["suppress"]: 3}
+# How many arms of a group are shown category by category: those that did best, on seen ones, at what a
+# polarity is after.
+BEST = {BASELINE: ("suppress", 1), GROUPS["induce"]: ("induce", 1), GROUPS["suppress"]: ("suppress", 3)}
 PANEL_WIDTH = 2.25
 ROW_HEIGHT = 0.34
 SHIFT = 0.17
@@ -55,11 +57,11 @@ def _best(rows: DataFrame, settings: Settings) -> list[str]:
     Without seen categories they are the first of their group: what is unseen chooses nothing.
     """
     chosen: list[str] = []
-    for group, count in BEST.items():
-        aim, label = ("refusal", "harmless") if group == GROUPS["induce"] else ("full_response", "harmful")
-        known = rows[rows["seen"] & (rows["label"] == label)].groupby("arm")[f"{aim}_rate"].mean()
+    for group, (polarity, count) in BEST.items():
+        known = rows[rows["seen"] & (rows["label"] == REFUSAL.labels[polarity])]
+        rates = known.groupby("arm")[f"{REFUSAL.wanted(polarity)}_rate"].mean()
         arms = dict.fromkeys(rows.loc[rows["group"] == group, "arm"])
-        shares = {arm: known.get(arm, 0.0) for arm in arms if not is_aside(settings["arms"][arm])}
+        shares = {arm: rates.get(arm, 0.0) for arm in arms if not is_aside(settings["arms"][arm])}
         chosen += sorted(shares, key=lambda arm: -shares[arm])[:count]
     return chosen
 

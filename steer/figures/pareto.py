@@ -16,6 +16,7 @@ from steer.figures.arms import GROUPS
 from steer.figures.inputs import Inputs, Settings, read_table, records
 from steer.figures.output import save
 from steer.figures.scores import RATES, shown
+from steer.judges.behaviours import REFUSAL
 
 COSTS = {
     "kl": "KL of the first token\non harmless prompts (nats)",
@@ -25,7 +26,7 @@ COSTS = {
     "capability": "loss on tasks\n(points)",
 }
 SHARES = ("over_refusal", "broken", "capability")
-GAINS = {GROUPS["induce"]: "refusal", GROUPS["suppress"]: "full_response"}
+GAINS = {group: REFUSAL.wanted(polarity) for polarity, group in GROUPS.items()}
 """What an arm of a group is for: refusing harmless prompts, or answering harmful ones."""
 LOOKS = {
     False: style.Look("arm", style.CHOICE, marker="o"),
@@ -67,9 +68,9 @@ def front(rows: DataFrame) -> list[bool]:
 
 def _gains(rows: DataFrame, settings: Settings) -> Iterator[dict[str, Any]]:
     """Of every arm that steers, the rate that it is for, on the first set that it is for."""
-    for group, verdict in GAINS.items():
-        label = "harmless" if verdict == "refusal" else "harmful"
-        part = rows[(rows["group"] == group) & (rows["label"] == label)]
+    for polarity, group in GROUPS.items():
+        verdict = GAINS[group]
+        part = rows[(rows["group"] == group) & (rows["label"] == REFUSAL.labels[polarity])]
         for row in records(part.drop_duplicates("arm")):
             gain = {"gain": row[f"{verdict}_rate"]}
             gain |= {f"gain_{end}": row[f"{verdict}_{end}"] for end in ("low", "high")}

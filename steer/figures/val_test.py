@@ -15,15 +15,15 @@ from steer.errors import SteerError
 from steer.figures import style
 from steer.figures.inputs import Inputs, Settings, read_table, records
 from steer.figures.output import save
+from steer.judges.behaviours import REFUSAL
 from steer.stats import Interval, difference_of_shares, wilson
 
-WANTED = {"induce": "refusal", "suppress": "full_response"}
 COUNTS = ("refusal", "full_response", "non_response")
 COLUMNS = ("arm", "polarity", "set", "n", *COUNTS, "chosen")
 RATE = ("rate", "low", "high")
 TESTED = (
     *("arm", "set", "judge", "n", "unscored"),
-    *(f"{verdict}_{part}" for verdict in WANTED.values() for part in RATE),
+    *(f"{verdict}_{part}" for verdict in REFUSAL.compared for part in RATE),
 )
 SPLITS = {
     "val": style.Look("chosen by (val)", style.GREY, marker="^"),
@@ -68,7 +68,7 @@ def _choices(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(choice: dict[str, Any], test: dict[str, Any], level: float) -> dict[str, Any]:
-    verdict = WANTED[choice["polarity"]]
+    verdict = REFUSAL.wanted(choice["polarity"])
     judged = int(sum(choice[one] for one in COUNTS))
     val = wilson(int(choice[verdict]), judged, level)
     reported = Interval(*(test[f"{verdict}_{part}"] for part in RATE))
