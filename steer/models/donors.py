@@ -35,7 +35,9 @@ def _another(donors: Donors, first: int, text: str) -> int:
         if donors.texts[donor] != text:
             return donor
     cause = "has no donor but itself, and its own activations would change nothing"
-    raise SteerError(f"prompt `{text[:60]}`", cause, "swap from a set or a `split` with other prompts")
+    raise SteerError(
+        f"prompt `{donors.ids[first]}`", cause, "swap from a set or a `split` with other prompts"
+    )
 
 
 def with_donor(arm: Arm, donor: int) -> Arm:

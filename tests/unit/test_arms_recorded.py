@@ -229,7 +229,7 @@ def test_no_prompt_is_its_own_donor() -> None:
     twice = Donors("order", ("a", "b", "c"), ("Where is Rome?", "Where is Rome?", "Write a poem."))
     assert paired(twice, ["Where is Rome?", "Where is Rome?", "Write a poem."]) == [2, 2, 0]
     for alone in (Donors("order", ("a",), ("Where is Rome?",)), Donors("topic", ("a", "b"), ("x", "x"))):
-        with pytest.raises(SteerError, match="has no donor but itself"):
+        with pytest.raises(SteerError, match="prompt `a`: has no donor but itself"):
             paired(alone, [alone.texts[0]])
 
 

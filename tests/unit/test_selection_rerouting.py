@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from steer.artifacts.facts import write_facts
 from steer.artifacts.files import write_json
@@ -17,10 +18,11 @@ from steer.errors import SteerError
 from steer.judges.verdicts import UNSCORED, VERDICTS, Exchange
 from steer.models.decoding import generate
 from steer.models.interventions import Arm
-from steer.models.loading import LoadedModel
+from steer.models.loading import LoadedModel, load_checkpoint
+from steer.selection.candidates import Question
 from steer.selection.picks import Pick, bottom, controls_of, detected, random_matched, reroute_arm
 from steer.selection.rerouted import rerouted_arm
-from steer.selection.rerouting import select
+from steer.selection.rerouting import harmless_kl, select
 from tests.oracles import forward
 from tests.study import Study, make_study, prompts_of
 from tests.tiny import EXPERTS, LAYERS
@@ -134,6 +136,16 @@ def test_trials_of_settings_that_are_gone_do_not_pile_up(study: Study) -> None:
         rows, _ = _select(study, Bytes(), GRID.model_copy(update={"max_new_tokens": limit}))
     with Journal(study.path(".rerouting.journal.jsonl")) as journal:
         assert len(journal) == len(rows)
+
+
+def test_logits_that_outgrow_their_type_are_an_error_that_names_arm_and_prompt(study: Study) -> None:
+    loaded = load_checkpoint(Path(study.loaded.name))
+    weight = loaded.model.get_output_embeddings().weight
+    with torch.no_grad():
+        weight.mul_(3e38 / weight.abs().max())
+    asked = [Question("q1", "ab", loaded.encode("ab"))]
+    with pytest.raises(SteerError, match=r"arm `away`, prompt `q1`: gives logits that are infinite.*float32"):
+        harmless_kl(loaded, reroute_arm("away", Pick((), ((1, 2),))), asked, 4)
 
 
 def test_a_dense_model_can_not_be_rerouted(tiny: Tiny, tmp_path: Path) -> None:
