@@ -106,6 +106,7 @@ def build(results: Path, seed: int = 0) -> Config:
     _write_experts(folder, rng)
     _write_judged(results, folder)
     _write_scorecard(results / "scorecard.csv", rng)
+    _write_truth(results / "planted" / "truth.csv")
     _write_reproduction(results / "reproduction.csv")
     found = {"n": 998, "unscored": 2, "accuracy": {"estimate": 0.97, "low": 0.96, "high": 0.98}}
     found |= {"kappa": {"estimate": 0.95, "low": 0.93, "high": None}}
@@ -470,6 +471,23 @@ def _write_experts(folder: Path, rng: np.random.Generator) -> None:
         for other in names[at:]
     ]
     write_csv(folder / "decomposition" / "cosines.csv", pairs, list(pairs[0]))
+
+
+def _write_truth(path: Path) -> None:
+    """Two carriers, without which harmful prompts are answered, and others that change nothing."""
+    tried = [("baseline", "", "none"), ("carriers", "1:3 2:5", "reroute_from")]
+    tried += [("carrier", "1:3", "mask_experts"), ("control", "0:1", "mask_experts")]
+    rows = []
+    for label, (role, parts, way) in product(("harmful", "harmless"), tried):
+        n = 200 if role == "baseline" else 50
+        refused = n - 1 if label == "harmful" and role in ("baseline", "control") else 0
+        row: dict[str, Any] = {"role": role, "parts": parts, "way": way, "label": label, "n": n}
+        for verdict, count in zip(VERDICTS, (refused, 1, n - 1 - refused), strict=True):
+            row[verdict] = count
+            ends = (f"{verdict}_{part}" for part in ("rate", "low", "high"))
+            row |= dict(zip(ends, wilson(count, n), strict=True))
+        rows.append(row)
+    write_csv(path, rows, list(rows[0]))
 
 
 def _write_scorecard(path: Path, rng: np.random.Generator) -> None:

@@ -22,7 +22,8 @@ class Figure:
         inputs: names in `INPUTS`.
         settings: dotted keys of the configuration, `{model}` filled in; it can read no others.
         suffixes: the files that it makes.
-        about: what it is drawn for: each model, each model that has experts, or once for the whole study.
+        about: what it is drawn for: each model, each that has experts, each that is planted, or once for the
+            whole study.
     """
 
     title: str
@@ -30,7 +31,7 @@ class Figure:
     inputs: tuple[str, ...]
     settings: tuple[str, ...]
     suffixes: tuple[str, ...] = PICTURE
-    about: Literal["model", "experts", "study"] = "model"
+    about: Literal["model", "experts", "planted", "study"] = "model"
 
 
 # Their order is the order of reading.
@@ -151,6 +152,13 @@ FIGURES = {
         ("pairing",),
         ("pairing",),
         about="experts",
+    ),
+    "truth": Figure(
+        "Refusal with and without what was planted",
+        "4 Experts and routers",
+        ("truth",),
+        ("truth.confidence",),
+        about="planted",
     ),
     "scorecard": Figure(
         "Detectors against a known truth",

@@ -50,6 +50,7 @@ INPUTS = {
     "routing": "{results}/{model}/routing/{contrasted}.csv",
     "detection": "{results}/{model}/detection.csv",
     "cosines": "{results}/{model}/decomposition/cosines.csv",
+    "truth": "{results}/{model}/truth.csv",
     "scorecard": "{results}/scorecard.csv",
     "reproduction": "{results}/reproduction.csv",
     "activations": "{results}/{model}/activations/{captured}.h5",
@@ -70,6 +71,7 @@ def figures_of(config: Config) -> list[str]:
     drawn["agreement"] = len(config.verdict_judges) > 1
     drawn["decomposition"] = any(arm.operation == "replay_routing" for arm in config.arms.values())
     drawn["routing_map"] = bool(config.contrasts)
+    drawn["truth"] = any(model.is_planted for model in config.models.values())
     drawn["scorecard"] = any(model.is_known for model in config.models.values())
     chosen_on = {"suppress": config.contrast.harmful, "induce": config.contrast.harmless}
     tuned = [arm for arm in config.arms.values() if _is_tuned(arm)]
@@ -128,7 +130,9 @@ def models_of(name: str, config: Config) -> list[str]:
     about = figure_named(name).about
     if about == "study":
         return [STUDY]
-    return [model for model, found in config.models.items() if about == "model" or found.has_experts]
+    known = config.models.items()
+    fits = {name: {"experts": model.has_experts, "planted": model.is_planted} for name, model in known}
+    return [name for name in config.models if about == "model" or fits[name][about]]
 
 
 def _is_tuned(arm: Any) -> bool:

@@ -61,8 +61,9 @@ class Drawn:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Of every file of every figure, those about the whole study too."""
-        return digests(self.figures) | digests(self.results / index.STUDY / "figures")
+        """Of every file of every figure, those about another model or the whole study too."""
+        others = (self.results / subject / "figures" for subject in ("planted", index.STUDY))
+        return digests(self.figures) | {name: found for one in others for name, found in digests(one).items()}
 
 
 def subject(name: str) -> str:
