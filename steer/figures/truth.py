@@ -27,10 +27,10 @@ ROLES = {
 }
 WAYS = {
     "none": "",
-    "mask_experts": "masked",
+    "mask_experts": "experts masked",
     "reroute_from": "rerouted away from",
     "reroute_to": "rerouted to",
-    "mask_heads": "masked",
+    "mask_heads": "heads masked",
     "ablate_attention": "readout's direction out of attention",
     "ablate_mlp": "readout's direction out of MLP or MoE blocks",
 }

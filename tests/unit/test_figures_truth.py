@@ -39,8 +39,8 @@ def test_every_trial_shows_its_shares_and_intervals_on_both_classes(path: Path) 
     assert [label.get_text() for label in panels[0].get_yticklabels()] == [
         "unsteered",
         "all carriers 1:3 2:5, rerouted away from",
-        "one of the carriers 1:3, masked",
-        "no carrier 0:1, masked",
+        "one of the carriers 1:3, experts masked",
+        "no carrier 0:1, experts masked",
     ]
     for axes, label in zip(panels, ("harmful", "harmless"), strict=True):
         known = records(rows[rows["label"] == label])
