@@ -52,9 +52,10 @@ def _rerouting(config: "Config", args: argparse.Namespace) -> None:
 
     settings = config.selection.rerouting
     judge = build(settings.judge, config.judges[settings.judge], Path(config.results), GRAMMAR)
-    suppressing, inducing, control = args.prompt_sets
+    suppressing, inducing, *others = args.prompt_sets
     files = (args.facts, args.ranking, suppressing, inducing, args.out)
     behaviour = BEHAVIOURS[config.behaviour]
+    control = others[0] if others else None
     select_rerouting(*files, config.models[args.model], settings, judge, control, behaviour)
 
 

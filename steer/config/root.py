@@ -106,7 +106,8 @@ class Config(Settings):
         settings, inducing = self.selection.rerouting, self.selection.rerouting.induce_on
         induce = inducing or self.contrast.harmless
         suppress = settings.suppress_on or self.contrast.harmful
-        return {"suppress": suppress, "induce": induce, "control": settings.control or induce}
+        control = {"control": settings.control} if settings.control else {}
+        return {"suppress": suppress, "induce": induce, **control}
 
     @property
     def ranked(self) -> dict[Name, Name]:

@@ -60,8 +60,8 @@ class RerouteSettings(Settings):
     )
     control: Name | None = Field(
         None,
-        description="Set that is to be left alone, which the KL is measured on; that of inducing when left"
-        " out.",
+        description="Set that is to be left alone, which the KL is measured on; when left out, each"
+        " polarity is to leave alone what the other is tried on.",
     )
     activated: tuple[int, ...] = Field((0, 1, 2, 5), description="Numbers of activated experts tried.")
     deactivated: tuple[int, ...] = Field(
@@ -71,7 +71,7 @@ class RerouteSettings(Settings):
     max_new_tokens: int = Field(40, ge=1, description="Length of a trial reply, in tokens.")
     judge: Name = Field("truth", description="Judge of the trial replies.")
     non_response: Share = Field(0.1, description="Largest share of incoherent replies of what is chosen.")
-    kl_threshold: float = Field(1.0, gt=0, description="Largest KL on the control, nats.")
+    kl_threshold: float = Field(1.0, gt=0, description="Largest KL on what is to be left alone, nats.")
 
 
 class ExpertSelectionSettings(Settings):

@@ -83,7 +83,7 @@ def experts(study: Study) -> Work:
 def rerouting(study: Study) -> Work:
     """A grid of activated × deactivated numbers, zero included, in both polarities.
 
-    Each trial answers the `val` prompts that it is for, and reads the control ones twice for its KL.
+    Each trial answers the `val` prompts that it is for, and reads those to be left alone twice for its KL.
     """
     settings = study.config.selection.rerouting
     grid = len({0, *settings.activated}) * len({0, *settings.deactivated})
@@ -91,8 +91,10 @@ def rerouting(study: Study) -> Work:
         use: min(settings.prompts, study.prompts(name, "val")) for use, name in study.config.tried.items()
     }
     rows = grid * (asked["suppress"] + asked["induce"])
-    kl = 2 * grid * 2 * asked["control"]
-    passes = 2 * grid * 2 * study.batches(asked["control"]) + grid * (
+    # Without a control, each polarity is to leave the other's prompts alone.
+    left_alone = [asked.get("control", asked[use]) for use in ("suppress", "induce")]
+    kl = grid * 2 * sum(left_alone)
+    passes = grid * 2 * sum(map(study.batches, left_alone)) + grid * (
         study.batches(asked["suppress"]) + study.batches(asked["induce"])
     )
     tokens = (rows + kl) * study.lengths.prompt

@@ -31,7 +31,7 @@ from steer.selection.picks import Pick, detected, fits, reroute_arm
 log = logging.getLogger(__name__)
 
 Asked = Literal["suppress", "induce", "control"]
-"""What prompts are for: a polarity is tried on them, or they are to be left alone."""
+"""What prompts are for: a polarity is tried on them, or they are to be left alone by both."""
 
 
 def columns(behaviour: Behaviour) -> tuple[str, ...]:
@@ -68,9 +68,10 @@ def select(
     """Try every number of activated and deactivated experts on `val`; write `<out>.csv` and `<out>.json`.
 
     The prompts that suppressing is tried on show the behaviour unsteered, those of inducing don't; the KL is
-    measured on the control prompts, which are those of inducing where none are given.
+    measured on the prompts that are to be left alone: the control, or where none is given those that the
+    other polarity is tried on.
 
-    Of the trials whose text stays coherent (share of broken replies, KL on control prompts) the one with
+    Of the trials whose text stays coherent (share of broken replies, KL on those prompts) the one with
     the largest share of the wanted verdict is chosen, in each polarity; ties go to fewer experts, then to
     the smaller KL. The trial of no experts is in the table for comparison and is never chosen. Where no
     trial is coherent, the one with the fewest incoherent replies is, and the choice says so.
@@ -84,8 +85,9 @@ def select(
             str(facts_path), "is of a model without MoE layers", "leave rerouting to models with experts"
         )
     ranking = read_routing(ranking_path)
-    control = control_path or inducing_path
-    paths: dict[Asked, Path] = {"suppress": suppressing_path, "induce": inducing_path, "control": control}
+    paths: dict[Asked, Path] = {"suppress": suppressing_path, "induce": inducing_path}
+    if control_path:
+        paths["control"] = control_path
     questions = {use: val_prompts(loaded, path, settings.prompts) for use, path in paths.items()}
     trials = [trial for trial in _trials(ranking, settings) if fits(trial.pick, facts.experts, facts.top_k)]
     with Journal(out.with_name(f".{out.name}.journal.jsonl")) as journal:
@@ -151,11 +153,17 @@ def _scored(
             asked = questions[trial.polarity]
             verdicts = _verdicts(loaded, trial.arm, asked, judge, settings.max_new_tokens, model.batch_size)
             counts: Row = {name: verdicts.count(name) for name in (*behaviour.verdicts, UNSCORED)}
-            kl = harmless_kl(loaded, trial.arm, questions["control"], model.batch_size)
+            kl = mean_kl(loaded, trial.arm, _left_alone(trial.polarity, questions), model.batch_size)
             journal.add_many([(key, {"n": len(verdicts), **counts, "kl": kl})])
         found.append(journal.get(key))
         keys.append(key)
     return found, keys
+
+
+def _left_alone(polarity: Polarity, questions: Mapping[Asked, list[Question]]) -> list[Question]:
+    """The prompts whose replies a polarity is to leave as they are."""
+    other: Asked = "induce" if polarity == "suppress" else "suppress"
+    return questions["control" if "control" in questions else other]
 
 
 def _content(question: Question) -> list[Any]:
@@ -177,8 +185,8 @@ def _verdicts(
     return verdicts
 
 
-def harmless_kl(loaded: LoadedModel, arm: Arm, asked: Sequence[Question], batch_size: int) -> float:
-    """Mean KL of the first reply token's distribution to the unsteered one, nats, over control prompts."""
+def mean_kl(loaded: LoadedModel, arm: Arm, asked: Sequence[Question], batch_size: int) -> float:
+    """Mean KL of the first reply token's distribution to the unsteered one, nats, over prompts."""
     total = 0.0
     for rows in by_length([len(q.tokens) for q in asked], [q.id for q in asked], batch_size):
         group = [asked[row] for row in rows]

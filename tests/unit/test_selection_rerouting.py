@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steer.artifacts.facts import write_facts
-from steer.artifacts.files import write_json
+from steer.artifacts.files import write_json, write_jsonl
 from steer.artifacts.journal import Journal
 from steer.artifacts.routing import read_routing, write_routing
 from steer.config import RerouteArm, RerouteSettings, parse_arm
@@ -22,7 +22,7 @@ from steer.models.loading import LoadedModel, load_checkpoint
 from steer.selection.candidates import Question
 from steer.selection.picks import Pick, bottom, controls_of, detected, random_matched, reroute_arm
 from steer.selection.rerouted import rerouted_arm
-from steer.selection.rerouting import harmless_kl, select
+from steer.selection.rerouting import mean_kl, select
 from tests.oracles import forward
 from tests.study import Study, make_study, prompts_of
 from tests.tiny import EXPERTS, LAYERS
@@ -74,15 +74,40 @@ def test_counts_and_kl_are_those_of_one_prompt_at_a_time(study: Study) -> None:
             reply = generate(study.loaded, [study.loaded.encode(prompt.text)], [arm], GRID.max_new_tokens)[0]
             verdicts.append(Bytes().verdict(Exchange(prompt.text, reply.text)))
         assert {name: int(row[name]) for name in COUNTED} == {name: verdicts.count(name) for name in COUNTED}
-        divergences = []
-        for prompt in _asked("harmless"):
-            ids = study.loaded.encode(prompt.text)
-            plain, steered = (
-                generate(study.loaded, [ids], [one], 1)[0].first_token_logits for one in (Arm(""), arm)
-            )
-            divergences.append(forward.kl(plain, steered))
-        assert float(row["kl"]) == pytest.approx(np.mean(divergences), rel=1e-4, abs=1e-6)
+        # Each polarity is to leave alone what the other is for.
+        left_alone = _asked({"suppress": "harmless", "induce": "harmful"}[row["polarity"]])
+        assert float(row["kl"]) == pytest.approx(_kl(study, arm, left_alone), rel=1e-4, abs=1e-6)
     assert len({row["kl"] for row in rows}) > 4
+
+
+def test_both_polarities_leave_a_control_alone(study: Study) -> None:
+    facts, _, harmful, harmless = study.inputs
+    kept = study.path("kept.jsonl")
+    rows = [prompt for prompt in prompts_of("harmless", 12) if prompt.split == "val"]
+    left_alone = [
+        replace(prompt, id=f"k{number}", text="ab" * (number + 2)) for number, prompt in enumerate(rows)
+    ]
+    write_jsonl(kept, [prompt.__dict__ for prompt in left_alone])
+    files = (facts, study.path("prompt.csv"), harmful, harmless, study.path("rerouting"))
+    select(*files, study.settings, GRID, Bytes(), kept)
+    ranking = _write_ranking(study)
+    with study.path("rerouting.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            pick = detected(ranking, row["polarity"], int(row["activated"]), int(row["deactivated"]))  # type: ignore[arg-type]
+            expected = _kl(study, reroute_arm("r", pick), left_alone[: GRID.prompts])
+            assert float(row["kl"]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def _kl(study: Study, arm: Arm, prompts: list[Any]) -> float:
+    """Mean KL of the first reply token, a prompt at a time."""
+    divergences = []
+    for prompt in prompts:
+        ids = study.loaded.encode(prompt.text)
+        plain, steered = (
+            generate(study.loaded, [ids], [one], 1)[0].first_token_logits for one in (Arm(""), arm)
+        )
+        divergences.append(forward.kl(plain, steered))
+    return float(np.mean(divergences))
 
 
 def _asked(label: str) -> list[Any]:
@@ -145,7 +170,7 @@ def test_logits_that_outgrow_their_type_are_an_error_that_names_arm_and_prompt(s
         weight.mul_(3e38 / weight.abs().max())
     asked = [Question("q1", "ab", loaded.encode("ab"))]
     with pytest.raises(SteerError, match=r"arm `away`, prompt `q1`: gives logits that are infinite.*float32"):
-        harmless_kl(loaded, reroute_arm("away", Pick((), ((1, 2),))), asked, 4)
+        mean_kl(loaded, reroute_arm("away", Pick((), ((1, 2),))), asked, 4)
 
 
 def test_a_dense_model_can_not_be_rerouted(tiny: Tiny, tmp_path: Path) -> None:
