@@ -102,10 +102,10 @@ def test_every_arm_on_experts_has_the_controls_that_the_settings_give_it() -> No
     arms, drawn = {name: arm.model_dump(mode="json") for name, arm in config.arms.items()}, config.pools
     found = {name: (one.polarity, set(one.controls)) for name, one in compared(arms).items() if one.experts}
     assert found == {
-        "expert_induce": ("induce", set()),
+        "expert_induce": ("induce", {"expert_induce_random", "expert_induce_matched"}),
         "expert": ("suppress", {*drawn["expert_random"], *drawn["expert_matched"], "expert_bottom"}),
         "experts": ("suppress", set()),
-        "reroute_induce": ("induce", set()),
+        "reroute_induce": ("induce", {"reroute_induce_random"}),
         "reroute": ("suppress", {*drawn["reroute_random"], "reroute_bottom"}),
         "bias_router": ("suppress", set()),
     }
@@ -146,6 +146,6 @@ def test_a_control_of_another_ranking_is_none() -> None:
     assert "reroute_bottom" in found["reroute"].controls
     assert "own" not in found["reroute"].controls
     assert found["other"].controls == ("own",)
-    assert found["reroute_induce"].controls == ()
+    assert found["reroute_induce"].controls == ("reroute_induce_random",)
     counted = {**other, "activated": None, "deactivated": None}
     assert compared({**arms, "other": counted}, "prompt")["other"].controls == ()
