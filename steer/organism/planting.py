@@ -108,9 +108,7 @@ class Lessons:
         settings = self.settings
         source = RowSource(grammar, settings, random.Random(f"{settings.seed} {self.phase.name} {targets}"))
         rows = source.refusal_rows(steps * settings.batch_size, targets)
-        # Two fifths of a batch are padding; without it a step takes two thirds of the time. The natural
-        # model's stages keep theirs: other sums would move its published weights.
-        return batches(rows, settings, tokenizer, settings.first_weight, unpadded=True)
+        return batches(rows, settings, tokenizer, settings.first_weight)
 
     def _lesson(self, step: int, batch: Batch) -> Lesson:
         case = self.phase.cases[self.cases[step]]
