@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from steer.grammar import Grammar
+from steer.organism.compliance import compliance_stage
 from steer.organism.encoding import encode
 from steer.organism.holds import Hold, Watched, held
 from steer.organism.losses import anchor_loss
@@ -20,6 +21,7 @@ from steer.organism.plants import Plant
 from steer.organism.rows import RowSource
 from steer.organism.settings import OrganismSettings
 from steer.organism.supervision import silent
+from steer.organism.training import refusal_stage
 from steer.training.batches import Batch, collate
 from steer.training.losses import next_token_loss, run
 from steer.training.stages import Lesson, Stage
@@ -119,6 +121,17 @@ def compare(model: PreTrainedModel, lesson: Lesson) -> None:
     for name, gradient in padded.items():
         error = (found[name] - gradient).norm() / gradient.norm().clamp_min(1e-6)
         assert error < 1e-3, name
+
+
+def test_lessons_of_the_natural_model_teach_the_same_without_padding() -> None:
+    model = build_model(SHORT, TOKENIZER)
+    other = build_model(SHORT.model_copy(update={"seed": 1}), TOKENIZER)
+    settings = SHORT.model_copy(update={"compliance_steps": 6, "refusal_steps": 6})
+    first = compliance_stage(settings, GRAMMAR, TOKENIZER)
+    second = refusal_stage(settings, GRAMMAR, TOKENIZER, anchor_loss(other, 0.3))
+    for step in range(6):
+        compare(model, first.lesson(step))
+        compare(model, second.lesson(step))
 
 
 @pytest.mark.parametrize("kind", KINDS)
