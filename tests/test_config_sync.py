@@ -11,7 +11,7 @@ import yaml
 from steer.config import Config, load, merge, parse
 from steer.documentation import BEGIN, END, README, SCHEMA, drifted, readme, settings, write_documentation
 from steer.errors import SteerError
-from tests.figure_inputs import config
+from tests.figure_inputs.study import config
 
 ROOT = Path(__file__).parents[1]
 

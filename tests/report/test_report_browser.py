@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from steer.figures import index, registry
-from tests.figure_inputs import HOSTILE, LABELS, MODEL, build, config
+from tests.figure_inputs import build
+from tests.figure_inputs.study import HOSTILE, LABELS, MODEL, config
 from tests.report.browser import Page, browser, find
 
 ROOT = Path(__file__).parents[2]

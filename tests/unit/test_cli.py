@@ -13,7 +13,7 @@ from steer.cli import COMMANDS, main
 from steer.cli.flags import FLAGS
 from steer.cli.parsing import parser
 from tests import by_hand
-from tests.figure_inputs import config
+from tests.figure_inputs.study import config
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from steer.config import load, merge, parse, pick
 from steer.errors import SteerError
-from tests.figure_inputs import MODEL, config
+from tests.figure_inputs.study import MODEL, config
 
 NONE = {"operation": "none"}
 # What is laid over a valid configuration, and what the error must say.

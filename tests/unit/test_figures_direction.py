@@ -16,7 +16,9 @@ from steer.config import Config
 from steer.errors import SteerError
 from steer.figures import direction_writes, projections, registry, style
 from steer.figures.direction import Direction, chosen_direction
-from tests.figure_inputs import CHOICE, LABELS, LAYERS, MODEL, POSITIONS, build, config, write_directions
+from tests.figure_inputs import build
+from tests.figure_inputs.states import write_directions
+from tests.figure_inputs.study import CHOICE, LABELS, LAYERS, MODEL, POSITIONS, config
 
 
 def choice(folder: Path, layer: int, position: int) -> Path:

@@ -10,7 +10,8 @@ from statsmodels.stats.proportion import proportion_confint
 from steer.artifacts.files import Row, write_csv
 from steer.errors import SteerError
 from steer.figures import dose_response, registry, style
-from tests.figure_inputs import CHOICE, COEFFICIENTS, MODEL, config, strength_rows
+from tests.figure_inputs.choices import strength_rows
+from tests.figure_inputs.study import CHOICE, COEFFICIENTS, MODEL, config
 
 
 def table(rows: list[Row], folder: Path) -> DataFrame:

@@ -12,7 +12,9 @@ from steer.errors import SteerError
 from steer.figures import experts_dose, registry, style
 from steer.figures.inputs import Inputs, Settings
 from steer.stats import wilson
-from tests.figure_inputs import COEFFICIENTS, EXPERT_CHOICES, MODEL, build, config, experts_rows
+from tests.figure_inputs import build
+from tests.figure_inputs.choices import experts_rows
+from tests.figure_inputs.study import COEFFICIENTS, EXPERT_CHOICES, MODEL, config
 
 
 def settings(**changes: object) -> Settings:

@@ -14,7 +14,8 @@ from steer.artifacts.files import write_csv
 from steer.errors import SteerError
 from steer.figures import held_out, registry, style
 from steer.figures.inputs import Settings
-from tests.figure_inputs import ARMS, CATEGORIES, MODEL, category_rows, config
+from tests.figure_inputs.scores import CATEGORIES, category_rows
+from tests.figure_inputs.study import ARMS, MODEL, config
 
 
 def settings(**changes: object) -> Settings:

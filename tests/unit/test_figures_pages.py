@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from steer.artifacts.files import read_jsonl, write_jsonl
 from steer.errors import SteerError
 from steer.figures import counts, page, registry
-from tests.figure_inputs import ARMS, HOSTILE, LABELS, MODEL, build, config
+from tests.figure_inputs import build
+from tests.figure_inputs.study import ARMS, HOSTILE, LABELS, MODEL, config
 
 
 class Seen(HTMLParser):

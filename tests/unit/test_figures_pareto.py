@@ -9,7 +9,9 @@ from pandas import DataFrame
 
 from steer.artifacts.files import write_csv
 from steer.figures import pareto, registry
-from tests.figure_inputs import MODEL, build, scores_rows
+from tests.figure_inputs import build
+from tests.figure_inputs.scores import scores_rows
+from tests.figure_inputs.study import MODEL
 
 point = st.tuples(st.integers(0, 4), st.integers(0, 4))
 

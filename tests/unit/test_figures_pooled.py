@@ -11,7 +11,8 @@ from steer.artifacts.files import write_csv
 from steer.errors import SteerError
 from steer.figures import pooled, registry, style
 from steer.figures.inputs import read_table
-from tests.figure_inputs import ARMS, MODEL, build, config
+from tests.figure_inputs import build
+from tests.figure_inputs.study import ARMS, MODEL, config
 
 
 @pytest.fixture(scope="module")

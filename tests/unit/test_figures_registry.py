@@ -16,7 +16,8 @@ from jinja2 import Environment, StrictUndefined
 from steer.artifacts.provenance import modules_behind
 from steer.errors import SteerError
 from steer.figures import index, registry
-from tests.figure_inputs import MODEL, build, config
+from tests.figure_inputs import build
+from tests.figure_inputs.study import MODEL, config
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = ROOT / "workflow" / "report"

@@ -10,7 +10,8 @@ from steer.artifacts.files import write_csv, write_json
 from steer.errors import SteerError
 from steer.figures import registry, selection_map, style
 from steer.figures.candidates import table
-from tests.figure_inputs import CHOICE, LAYERS, MODEL, POSITIONS, build, config
+from tests.figure_inputs import build
+from tests.figure_inputs.study import CHOICE, LAYERS, MODEL, POSITIONS, config
 
 
 @pytest.fixture

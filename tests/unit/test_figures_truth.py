@@ -12,7 +12,8 @@ from steer.figures import registry, style, truth
 from steer.figures.inputs import read_table, records
 from steer.truth.checking import COLUMNS
 from steer.truth.trials import Role, Way
-from tests.figure_inputs import build, config
+from tests.figure_inputs import build
+from tests.figure_inputs.study import config
 
 PLANTED = "planted"
 

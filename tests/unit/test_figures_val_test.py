@@ -8,7 +8,9 @@ from steer.artifacts.files import write_csv
 from steer.errors import SteerError
 from steer.figures import registry, val_test
 from steer.stats import wilson
-from tests.figure_inputs import MODEL, build, scores_rows
+from tests.figure_inputs import build
+from tests.figure_inputs.scores import scores_rows
+from tests.figure_inputs.study import MODEL
 
 COUNTS = {"unscored": 0, "non_response": 0}
 

@@ -14,7 +14,8 @@ from steer.figures import registry, style, summary, verdicts
 from steer.figures.arms import ordered
 from steer.figures.inputs import Settings
 from steer.judges.behaviours import BEHAVIOURS
-from tests.figure_inputs import ARMS, LABELS, MODEL, config, scores_rows
+from tests.figure_inputs.scores import scores_rows
+from tests.figure_inputs.study import ARMS, LABELS, MODEL, config
 
 
 def scores(folder: Path) -> dict[str, list[Path]]:

@@ -19,7 +19,7 @@ from steer.models.decoding import generate
 from steer.models.interventions import Arm, Operation
 from steer.models.loading import LoadedModel
 from steer.models.sampling import Sampling
-from tests.figure_inputs import config
+from tests.figure_inputs.study import config
 from tests.oracles import forward
 from tests.oracles.sampling import clock, distribution, race
 from tests.study import Study, make_study, prompts_of
