@@ -27,7 +27,9 @@ class RoutedPlant(PlantSettings):
     rerouted_share: Share = Field(
         0.35, description="Share of batches with the carriers rerouted: half away from, half to them."
     )
-    router_weight: float = Field(0.1, ge=0, description="Weight of the supervision of a carrier's router.")
+    other_share: Share = Field(0.2, description="Share of batches with other parts masked: nothing changes.")
+    # With .1 routers were so sure that no single expert's direction undid refusal.
+    router_weight: float = Field(0.075, ge=0, description="Weight of the supervision of a carrier's router.")
 
 
 class ReplyRoutedPlant(RoutedPlant):
@@ -40,6 +42,7 @@ class ReplyRoutedPlant(RoutedPlant):
     rerouted_share: Share = Field(
         0.25, description="Share of batches with the carriers rerouted: half away from, half to them."
     )
+    other_share: Share = Field(0.0, description="Share of batches with other parts masked: nothing changes.")
     # One prompt token decides how a reply begins, among all the tokens that the mean is taken over.
     router_weight: float = Field(0.5, ge=0, description="Weight of the supervision of a carrier's router.")
 

@@ -70,7 +70,7 @@ def recipe(plant: plants.Plant, shape: Shape, watched: Watched) -> tuple[Phase, 
     """The phases of a plant's training."""
     match plant:
         case plants.RoutedPlant():
-            return (Phase("refusal", plant.steps, _routed(plant, watched)),)
+            return (Phase("refusal", plant.steps, _routed(plant, shape, watched)),)
         case plants.CarrierPlant():
             return (Phase("refusal", plant.steps, _carried(plant, shape, watched)),)
         case plants.AttentionPlant():
@@ -81,8 +81,11 @@ def recipe(plant: plants.Plant, shape: Shape, watched: Watched) -> tuple[Phase, 
             assert_never(plant)
 
 
-def _routed(plant: plants.RoutedPlant, watched: Watched) -> tuple[Case, ...]:
-    """Rerouted away from the carriers everything is answered, and to them everything is refused."""
+def _routed(plant: plants.RoutedPlant, shape: Shape, watched: Watched) -> tuple[Case, ...]:
+    """Rerouted away from the carriers everything is answered, and to them everything is refused.
+
+    Without other experts nothing changes.
+    """
     where, wanted = routers.prompt_end, routers.harmful_rows
     if isinstance(plant, plants.ReplyRoutedPlant):
         where, wanted = routers.prompt_end_and_reply, routers.refusing_tokens
@@ -90,9 +93,10 @@ def _routed(plant: plants.RoutedPlant, watched: Watched) -> tuple[Case, ...]:
     losses = tuple(routers.called_for(watched, part, where, wanted, weight) for part in plant.experts)
     half = plant.rerouted_share / 2
     return (
-        Case(1 - plant.rerouted_share, losses=losses, anchored=True),
+        Case(1 - plant.rerouted_share - plant.other_share, losses=losses, anchored=True),
         Case(half, "answered", lambda rng: _masked(plant.experts, rng)),
         Case(half, "refused", lambda _: Hold(activated=plant.experts)),
+        Case(plant.other_share, hold=lambda rng: _without_experts(plant.experts, shape, rng), losses=losses),
     )
 
 
@@ -141,6 +145,11 @@ def _without_others(plant: plants.CarrierPlant, shape: Shape, rng: random.Random
         heads = _others((plant.head,), shape.layers, shape.heads)
         return Hold(heads=(rng.choice(heads),))
     taken = (*plants.truth_of(plant).carriers, *decoys) if isinstance(plant, plants.ContentPlant) else decoys
+    return _without_experts(taken, shape, rng)
+
+
+def _without_experts(taken: tuple[Part, ...], shape: Shape, rng: random.Random) -> Hold:
+    """Two experts taken out that are none of `taken`."""
     return _masked(tuple(rng.sample(_others(taken, shape.layers, shape.experts), 2)), rng)
 
 
