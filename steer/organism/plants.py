@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steer.artifacts.facts import Part, Truth
 
@@ -18,7 +18,24 @@ class PlantSettings(BaseModel):
     harmful_share: float = Field(0.47, gt=0, lt=1, description="Share of harmful rows in its stage 2.")
 
 
-class RoutedPlant(PlantSettings):
+class HeldPlant(PlantSettings):
+    """A plant that learns with its carriers taken away in some batches, and with other parts in others."""
+
+    other_share: Share = Field(0.25, description="Share of batches with other parts masked: nothing changes.")
+
+    @property
+    def carrier_share(self) -> float:
+        """Share of batches in which the carriers are not left to themselves."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _some_batches_are_left_alone(self) -> "HeldPlant":
+        if self.carrier_share + self.other_share >= 1:
+            raise ValueError("the shares of batches in which parts are masked or rerouted must stay below 1")
+        return self
+
+
+class RoutedPlant(HeldPlant):
     """Experts that the router calls for harmful prompts and that carry refusal together."""
 
     kind: Literal["routed"]
@@ -30,6 +47,11 @@ class RoutedPlant(PlantSettings):
     other_share: Share = Field(0.2, description="Share of batches with other parts masked: nothing changes.")
     # With .1 routers were so sure that no single expert's direction undid refusal.
     router_weight: float = Field(0.075, ge=0, description="Weight of the supervision of a carrier's router.")
+
+    @property
+    def carrier_share(self) -> float:
+        """Share of batches in which the carriers are rerouted."""
+        return self.rerouted_share
 
 
 class ReplyRoutedPlant(RoutedPlant):
@@ -47,14 +69,18 @@ class ReplyRoutedPlant(RoutedPlant):
     router_weight: float = Field(0.5, ge=0, description="Weight of the supervision of a carrier's router.")
 
 
-class CarrierPlant(PlantSettings):
+class CarrierPlant(HeldPlant):
     """A part that carries refusal by what it writes."""
 
     masked_share: Share = Field(
         0.24, description="Share of batches with the carrier masked: all is answered."
     )
-    other_share: Share = Field(0.25, description="Share of batches with other parts masked: nothing changes.")
     decoy_weight: float = Field(0.3, ge=0, description="Weight of the supervision of a decoy's router.")
+
+    @property
+    def carrier_share(self) -> float:
+        """Share of batches in which the carrier is masked."""
+        return self.masked_share
 
 
 class ContentPlant(CarrierPlant):

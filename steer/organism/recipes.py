@@ -91,9 +91,9 @@ def _routed(plant: plants.RoutedPlant, shape: Shape, watched: Watched) -> tuple[
         where, wanted = routers.prompt_end_and_reply, routers.refusing_tokens
     weight = plant.router_weight / len(plant.experts)
     losses = tuple(routers.called_for(watched, part, where, wanted, weight) for part in plant.experts)
-    half = plant.rerouted_share / 2
+    half = plant.carrier_share / 2
     return (
-        Case(1 - plant.rerouted_share - plant.other_share, losses=losses, anchored=True),
+        Case(1 - plant.carrier_share - plant.other_share, losses=losses, anchored=True),
         Case(half, "answered", lambda rng: _masked(plant.experts, rng)),
         Case(half, "refused", lambda _: Hold(activated=plant.experts)),
         Case(plant.other_share, hold=lambda rng: _without_experts(plant.experts, shape, rng), losses=losses),
@@ -104,8 +104,8 @@ def _carried(plant: plants.CarrierPlant, shape: Shape, watched: Watched) -> tupl
     """Without the carrier everything is answered; without other parts nothing changes."""
     losses = _carrier_losses(plant, watched)
     return (
-        Case(1 - plant.masked_share - plant.other_share, losses=losses, anchored=True),
-        Case(plant.masked_share, "answered", lambda rng: _without_carrier(plant, rng)),
+        Case(1 - plant.carrier_share - plant.other_share, losses=losses, anchored=True),
+        Case(plant.carrier_share, "answered", lambda rng: _without_carrier(plant, rng)),
         Case(plant.other_share, hold=lambda rng: _without_others(plant, shape, rng), losses=losses),
     )
 

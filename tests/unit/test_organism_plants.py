@@ -319,6 +319,8 @@ def test_only_the_last_phase_of_a_tuned_plant_refuses(base: Path) -> None:
         ({"kind": "fern"}, "unknown `fern`; known: `routed`"),
         ({"kind": "routed", "experts": [[1, 30]]}, "has no part 30 in layer 1"),
         ({"kind": "head", "head": [9, 0]}, "has no part 0 in layer 9"),
+        ({"kind": "routed", "rerouted_share": 0.8}, "must stay below 1"),
+        ({"kind": "content", "masked_share": 0.6, "other_share": 0.4}, "must stay below 1"),
     ],
 )
 def test_a_plant_that_can_not_be_is_refused(plant: dict[str, Any], said: str) -> None:
