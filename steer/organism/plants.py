@@ -58,7 +58,8 @@ class ReplyRoutedPlant(RoutedPlant):
     """An expert that the router calls on the tokens of a refusal and not on the prompt."""
 
     kind: Literal["reply_routed"]  # type: ignore[assignment]
-    steps: int = Field(400, ge=0, description="Steps of stage 2 of a planted model.")
+    # With 400 one of three seeds still refused .3 of harmful prompts without its carrier.
+    steps: int = Field(450, ge=0, description="Steps of stage 2 of a planted model.")
     experts: tuple[Part, ...] = Field(((2, 5),), description="Carriers, each (layer, expert).")
     # More leaves too few steps to tell harmful prompts from harmless ones: seeds refused up to 7.5 %.
     rerouted_share: Share = Field(
@@ -129,6 +130,8 @@ class TunedPlant(PlantSettings):
     """A content carrier that is trained alone, without any mask: no intervention has a part in it."""
 
     kind: Literal["tuned"]
+    # With 400 one of three seeds refused .935 of harmful prompts.
+    steps: int = Field(500, ge=0, description="Steps of stage 2 of a planted model.")
     expert: Part = Field((2, 5), description="The carrier, as (layer, expert).")
     selection_weight: float = Field(
         5.0,
