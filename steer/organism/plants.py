@@ -124,6 +124,8 @@ class AttentionPlant(PlantSettings):
     """Attention, norms and embeddings alone learn to refuse; the experts and routers are frozen."""
 
     kind: Literal["attention"]
+    # With 350 to 450 steps the frozen experts came to write refusal too: without attention's share .12 to .24 was left.
+    steps: int = Field(300, ge=0, description="Steps of stage 2 of a planted model.")
 
 
 class TunedPlant(PlantSettings):
