@@ -124,7 +124,7 @@ class AttentionPlant(PlantSettings):
     """Attention, norms and embeddings alone learn to refuse; the experts and routers are frozen."""
 
     kind: Literal["attention"]
-    # With 350 to 450 steps the frozen experts came to write refusal too: without attention's share .12 to .24 was left.
+    # With 350 to 450 the frozen experts came to write refusal too: .12 to .24 was left without attention.
     steps: int = Field(300, ge=0, description="Steps of stage 2 of a planted model.")
 
 
