@@ -120,12 +120,19 @@ class DecoyHeadPlant(HeadPlant):
     decoy: Part = Field((1, 3), description="The decoy, as (layer, expert).")
 
 
-class AttentionPlant(PlantSettings):
+class AttentionPlant(HeldPlant):
     """Attention, norms and embeddings alone learn to refuse; the experts and routers are frozen."""
 
     kind: Literal["attention"]
-    # With 350 to 450 the frozen experts came to write refusal too: .12 to .24 was left without attention.
-    steps: int = Field(300, ge=0, description="Steps of stage 2 of a planted model.")
+    # With 375 to 450 the frozen experts of one of three seeds came to write up to .24 of refusal.
+    steps: int = Field(350, ge=0, description="Steps of stage 2 of a planted model.")
+    # With none, seeds left refusal to a single head, or to what frozen experts make of other directions.
+    other_share: Share = Field(0.6, description="Share of batches with other parts masked: nothing changes.")
+
+    @property
+    def carrier_share(self) -> float:
+        """Attention as a whole is always left to itself."""
+        return 0.0
 
 
 class TunedPlant(PlantSettings):

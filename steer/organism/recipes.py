@@ -15,6 +15,8 @@ from steer.training.losses import Loss
 FORCED_DECOY_SHARE = 0.3
 MASKED_DECOY_SHARE = 0.65
 OTHER_HEAD_SHARE = 0.3
+OTHER_HEADS = 3
+OTHER_EXPERTS = 6
 CONTINUED_SHARE = 0.25
 
 
@@ -74,7 +76,7 @@ def recipe(plant: plants.Plant, shape: Shape, watched: Watched) -> tuple[Phase, 
         case plants.CarrierPlant():
             return (Phase("refusal", plant.steps, _carried(plant, shape, watched)),)
         case plants.AttentionPlant():
-            return (Phase("refusal", plant.steps, (Case(1.0),), "all but experts"),)
+            return (Phase("refusal", plant.steps, _attended(plant, shape), "all but experts"),)
         case plants.TunedPlant():
             return _tuned(plant, watched)
         case _:
@@ -107,6 +109,17 @@ def _carried(plant: plants.CarrierPlant, shape: Shape, watched: Watched) -> tupl
         Case(1 - plant.carrier_share - plant.other_share, losses=losses, anchored=True),
         Case(plant.carrier_share, "answered", lambda rng: _without_carrier(plant, rng)),
         Case(plant.other_share, hold=lambda rng: _without_others(plant, shape, rng), losses=losses),
+    )
+
+
+def _attended(plant: plants.AttentionPlant, shape: Shape) -> tuple[Case, ...]:
+    """Without a few heads or experts nothing changes, so that no single one carries refusal."""
+    heads, experts = (_others((), shape.layers, count) for count in (shape.heads, shape.experts))
+    half = plant.other_share / 2
+    return (
+        Case(1 - plant.other_share),
+        Case(half, hold=lambda rng: Hold(heads=tuple(rng.sample(heads, OTHER_HEADS)))),
+        Case(half, hold=lambda rng: _masked(tuple(rng.sample(experts, OTHER_EXPERTS)), rng)),
     )
 
 

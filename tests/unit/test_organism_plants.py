@@ -302,6 +302,17 @@ def test_the_cases_of_a_recipe_hold_what_their_targets_say(kind: str) -> None:
                 assert hold.activated == forced or hold.activated == truth.decoys
 
 
+def test_attention_learns_to_do_without_a_few_heads_or_experts() -> None:
+    [phase] = recipe(plant_of("attention"), SHAPE, Watched())
+    plain, heads, experts = phase.cases
+    assert (plain.share, heads.share, experts.share) == pytest.approx((0.4, 0.3, 0.3))
+    drawn = [case.hold(random.Random(seed)) for case in (heads, experts) for seed in range(50)]
+    assert {len({*hold.heads}) for hold in drawn[:50]} == {3}
+    assert {len({*hold.silenced, *hold.deactivated}) for hold in drawn[50:]} == {6}
+    assert len({head for hold in drawn for head in hold.heads}) == SHAPE.layers * SHAPE.heads
+    assert plain.hold(random.Random(0)) == Hold()
+
+
 def test_only_the_last_phase_of_a_tuned_plant_refuses(base: Path) -> None:
     stages = planted_stages(
         settings_of("tuned"), GRAMMAR, TOKENIZER, open_base(base), lambda _: torch.zeros(())
