@@ -34,6 +34,16 @@ class Truth:
     decoys: tuple[Part, ...] = ()
     probes: tuple[str, ...] = ()
 
+    @property
+    def experts(self) -> tuple[Part, ...]:
+        """Every expert that is named, carriers before decoys."""
+        return (*(self.carriers if self.carrier == "experts" else ()), *self.decoys)
+
+    @property
+    def heads(self) -> tuple[Part, ...]:
+        """Every attention head that is named."""
+        return self.carriers if self.carrier == "heads" else ()
+
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Truth":
         """The truth as it was read from JSON, which knows no tuples."""

@@ -85,7 +85,8 @@ def trials(truth: Truth, usage: Mapping[Part, Usage], layers: int, heads: int, c
     experts = matched_experts(truth, usage, controls)
     found += [Trial("control", (part,), "mask_experts") for part in experts]
     if truth.carrier == "experts":
-        found.append(Trial("control", tuple(experts[: len(truth.carriers)]), "reroute_from"))
+        sets = matched_sets(truth, usage, controls)
+        found += [Trial("control", parts, "reroute_from") for parts in sets]
     else:
         others = matched_heads(truth, layers, heads, controls)
         found += [Trial("control", (part,), "mask_heads") for part in others]
@@ -94,10 +95,30 @@ def trials(truth: Truth, usage: Mapping[Part, Usage], layers: int, heads: int, c
 
 def matched_experts(truth: Truth, usage: Mapping[Part, Usage], count: int) -> list[Part]:
     """Experts that the truth doesn't name, the nearest to its experts in use on harmful prompts first."""
-    named = {*truth.decoys, *(truth.carriers if truth.carrier == "experts" else ())}
-    aims = [usage[part].harmful for part in sorted(named)] or [1.0]
-    others = [part for part in sorted(usage) if part not in named]
+    aims = [usage[part].harmful for part in sorted(truth.experts)] or [1.0]
+    others = [part for part in sorted(usage) if part not in truth.experts]
     return sorted(others, key=lambda part: min(abs(usage[part].harmful - aim) for aim in aims))[:count]
+
+
+def matched_sets(truth: Truth, usage: Mapping[Part, Usage], count: int) -> list[tuple[Part, ...]]:
+    """Sets of experts that the truth doesn't name, each with one in the layer of every carrier.
+
+    The first set takes those nearest to the carriers in use on harmful prompts, each further one those that
+    come next; fewer than `count` where a layer has no more. A set leaves every layer as many experts as the
+    carriers do: two out of one layer is another loss than one out of each of two.
+    """
+    others = {part: found for part, found in sorted(usage.items()) if part not in truth.experts}
+    sets: list[tuple[Part, ...]] = []
+    for rank in range(count):
+        taken: list[Part] = []
+        for carrier in truth.carriers:
+            own = [part for part in others if part[0] == carrier[0] and part not in taken]
+            if rank >= len(own):
+                return sets
+            own.sort(key=lambda part: abs(others[part].harmful - usage[carrier].harmful))
+            taken.append(own[rank])
+        sets.append(tuple(taken))
+    return sets
 
 
 def matched_heads(truth: Truth, layers: int, heads: int, count: int) -> list[Part]:
@@ -106,9 +127,9 @@ def matched_heads(truth: Truth, layers: int, heads: int, count: int) -> list[Par
     Heads of the first layer come last: they are the previous-token heads that all copying needs, so that
     without one any text breaks.
     """
-    named = truth.carriers if truth.carrier == "heads" else ()
-    own = [layer for layer, _ in named] or [layers - 1]
-    others = [(layer, head) for layer in range(layers) for head in range(heads) if (layer, head) not in named]
+    own = [layer for layer, _ in truth.heads] or [layers - 1]
+    every = [(layer, head) for layer in range(layers) for head in range(heads)]
+    others = [part for part in every if part not in truth.heads]
     return sorted(others, key=lambda part: (part[0] == 0, min(abs(part[0] - layer) for layer in own)))[:count]
 
 

@@ -19,7 +19,7 @@ from steer.artifacts.prompts import Prompt
 from steer.models.interventions import Operation
 from steer.models.loading import LoadedModel
 from steer.truth.readout import readout_direction
-from steer.truth.trials import Trial, aimed, matched_experts, matched_heads, trials
+from steer.truth.trials import Trial, aimed, matched_experts, matched_heads, matched_sets, trials
 from steer.truth.usage import Usage, read_usage
 from tests import by_hand
 
@@ -67,6 +67,23 @@ def test_controls_are_the_nearest_in_use_and_in_layer() -> None:
     assert matched_heads(DECOY, 4, 4, 4) == [(3, 0), (3, 2), (3, 3), (2, 0)]
     # Heads of the first layer are the last resort.
     assert [layer for layer, _ in matched_heads(SPREAD, 2, 3, 6)] == [1, 1, 1, 0, 0, 0]
+
+
+def test_sets_of_controls_stand_in_the_layers_of_the_carriers() -> None:
+    assert matched_sets(ROUTED, USAGE, 3) == [((1, 2), (2, 4)), ((1, 4), (2, 6)), ((1, 1), (2, 3))]
+    # Each layer has seven others, which all come up once.
+    every = matched_sets(ROUTED, USAGE, 99)
+    assert len(every) == 7
+    assert {part for parts in every for part in parts} == {
+        (layer, expert) for layer in (1, 2) for expert in range(8)
+    } - {*ROUTED.carriers}
+    both = Truth("routed", "experts", ((1, 3), (1, 5)))
+    assert matched_sets(both, USAGE, 2) == [((1, 2), (1, 4)), ((1, 4), (1, 7))]
+    assert all(len({*parts}) == 2 for parts in matched_sets(both, USAGE, 99))
+    decoyed = Truth("decoy_content", "experts", ((2, 5),), ((2, 4),))
+    assert matched_sets(decoyed, USAGE, 2) == [((2, 6),), ((2, 3),)]
+    sets = [parts for parts, way in tried(ROUTED, "control") if way == "reroute_from"]
+    assert sets == matched_sets(ROUTED, USAGE, 6)
 
 
 def test_a_trial_is_one_operation_a_layer() -> None:
