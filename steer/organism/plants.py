@@ -1,6 +1,6 @@
 """Where refusal can be put on purpose: the kinds of plants, with their defaults, units and reasons."""
 
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, ClassVar, Literal, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,7 +19,15 @@ class PlantSettings(BaseModel):
 
 
 class HeldPlant(PlantSettings):
-    """A plant that learns with its carriers taken away in some batches, and with other parts in others."""
+    """A plant that learns with parts masked or rerouted in some batches: its carriers, others, or both.
+
+    Attributes:
+        other_experts: how many experts that carry nothing are masked at once.
+        other_heads: how many heads that carry nothing are masked at once.
+    """
+
+    other_experts: ClassVar[int] = 2
+    other_heads: ClassVar[int] = 0
 
     other_share: Share = Field(0.25, description="Share of batches with other parts masked: nothing changes.")
 
@@ -109,6 +117,8 @@ class DecoyContentPlant(ContentPlant):
 class HeadPlant(CarrierPlant):
     """A single attention head that carries refusal."""
 
+    other_heads: ClassVar[int] = 1
+
     kind: Literal["head"]
     head: Part = Field((3, 1), description="The carrier, as (layer, head).")
 
@@ -122,6 +132,9 @@ class DecoyHeadPlant(HeadPlant):
 
 class AttentionPlant(HeldPlant):
     """Attention, norms and embeddings alone learn to refuse; the experts and routers are frozen."""
+
+    other_experts: ClassVar[int] = 6
+    other_heads: ClassVar[int] = 3
 
     kind: Literal["attention"]
     # With 375 to 450 the frozen experts of one of three seeds came to write up to .24 of refusal.

@@ -15,8 +15,6 @@ from steer.training.losses import Loss
 FORCED_DECOY_SHARE = 0.3
 MASKED_DECOY_SHARE = 0.65
 OTHER_HEAD_SHARE = 0.3
-OTHER_HEADS = 3
-OTHER_EXPERTS = 6
 CONTINUED_SHARE = 0.25
 
 
@@ -98,7 +96,11 @@ def _routed(plant: plants.RoutedPlant, shape: Shape, watched: Watched) -> tuple[
         Case(1 - plant.carrier_share - plant.other_share, losses=losses, anchored=True),
         Case(half, "answered", lambda rng: _masked(plant.experts, rng)),
         Case(half, "refused", lambda _: Hold(activated=plant.experts)),
-        Case(plant.other_share, hold=lambda rng: _without_experts(plant.experts, shape, rng), losses=losses),
+        Case(
+            plant.other_share,
+            hold=lambda rng: _without_experts(plant.experts, plant.other_experts, shape, rng),
+            losses=losses,
+        ),
     )
 
 
@@ -118,8 +120,8 @@ def _attended(plant: plants.AttentionPlant, shape: Shape) -> tuple[Case, ...]:
     half = plant.other_share / 2
     return (
         Case(1 - plant.other_share),
-        Case(half, hold=lambda rng: Hold(heads=tuple(rng.sample(heads, OTHER_HEADS)))),
-        Case(half, hold=lambda rng: _masked(tuple(rng.sample(experts, OTHER_EXPERTS)), rng)),
+        Case(half, hold=lambda rng: Hold(heads=tuple(rng.sample(heads, plant.other_heads)))),
+        Case(half, hold=lambda rng: _masked(tuple(rng.sample(experts, plant.other_experts)), rng)),
     )
 
 
@@ -156,14 +158,14 @@ def _without_others(plant: plants.CarrierPlant, shape: Shape, rng: random.Random
         return _masked(decoys, rng)
     if isinstance(plant, plants.HeadPlant) and rng.random() < OTHER_HEAD_SHARE:
         heads = _others((plant.head,), shape.layers, shape.heads)
-        return Hold(heads=(rng.choice(heads),))
-    taken = (*plants.truth_of(plant).carriers, *decoys) if isinstance(plant, plants.ContentPlant) else decoys
-    return _without_experts(taken, shape, rng)
+        return Hold(heads=tuple(rng.sample(heads, plant.other_heads)))
+    carriers = (plant.expert,) if isinstance(plant, plants.ContentPlant) else ()
+    return _without_experts((*carriers, *decoys), plant.other_experts, shape, rng)
 
 
-def _without_experts(taken: tuple[Part, ...], shape: Shape, rng: random.Random) -> Hold:
-    """Two experts taken out that are none of `taken`."""
-    return _masked(tuple(rng.sample(_others(taken, shape.layers, shape.experts), 2)), rng)
+def _without_experts(taken: tuple[Part, ...], count: int, shape: Shape, rng: random.Random) -> Hold:
+    """Some experts taken out that are none of `taken`."""
+    return _masked(tuple(rng.sample(_others(taken, shape.layers, shape.experts), count)), rng)
 
 
 def _others(taken: tuple[Part, ...], layers: int, count: int) -> list[Part]:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steer.artifacts.facts import Truth
 from steer.naming import part_of, settings_name
-from steer.organism.plants import Plant, truth_of
+from steer.organism.plants import HeldPlant, Plant, truth_of
 
 Architecture = Literal["olmoe", "qwen3_moe"]
 
@@ -70,6 +70,21 @@ class OrganismSettings(ComplianceSettings):
             for (layer, number), count in [*parts, *((decoy, self.experts) for decoy in truth.decoys)]:
                 if not (0 <= layer < self.layers and 0 <= number < count):
                     raise ValueError(f"`plant`: the model has no part {number} in layer {layer}")
+        return self
+
+    @model_validator(mode="after")
+    def _others_are_left_to_mask(self) -> "OrganismSettings":
+        if isinstance(self.plant, HeldPlant) and self.plant.other_share:
+            named = truth_of(self.plant)
+            for what, masked, taken, count in (
+                ("experts", self.plant.other_experts, named.experts, self.experts),
+                ("heads", self.plant.other_heads, named.heads, self.heads),
+            ):
+                if masked > (left := self.layers * count - len(taken)):
+                    raise ValueError(
+                        f"`plant`: some batches mask {masked} {what} that carry nothing, and the model "
+                        f"has {left}; give it more, or the plant `other_share: 0`"
+                    )
         return self
 
     @property

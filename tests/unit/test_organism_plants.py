@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -337,3 +337,43 @@ def test_only_the_last_phase_of_a_tuned_plant_refuses(base: Path) -> None:
 def test_a_plant_that_can_not_be_is_refused(plant: dict[str, Any], said: str) -> None:
     with pytest.raises(SteerError, match=said.replace("?", r"\?")):
         parse({**by_hand.CONFIG, "models": {"small": {"organism": {"plant": plant}}}})
+
+
+@pytest.mark.parametrize(
+    ("plant", "model", "said"),
+    [
+        ("attention", {"heads": 1, "layers": 2}, "mask 3 heads that carry nothing, and the model has 2"),
+        ("attention", {"experts": 2, "layers": 2}, "mask 6 experts that carry nothing, and the model has 4"),
+        ("decoy_head", {"heads": 1, "layers": 1}, "mask 1 heads that carry nothing, and the model has 0"),
+        ("content", {"experts": 2, "layers": 1}, "mask 2 experts that carry nothing, and the model has 1"),
+    ],
+)
+def test_a_plant_masks_no_more_others_than_there_are(plant: str, model: dict[str, int], said: str) -> None:
+    part = {"decoy_head": {"head": [0, 0], "decoy": [0, 0]}, "content": {"expert": [0, 0]}}.get(plant, {})
+    settings = {**model, "experts_per_token": 1, "plant": {"kind": plant, **part}}
+    with pytest.raises(SteerError, match=said):
+        parse({**by_hand.CONFIG, "models": {"small": {"organism": settings}}})
+    settings["plant"]["other_share"] = 0
+    parse({**by_hand.CONFIG, "models": {"small": {"organism": settings}}})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_least_model_that_is_let_through_has_what_its_batches_mask(kind: str) -> None:
+    """Whatever a batch masks can be drawn in the smallest model that the settings accept."""
+    part = {"head": {"head": [0, 0]}, "decoy_head": {"head": [0, 0], "decoy": [0, 0]}}.get(kind, {})
+    part |= {"experts": [[0, 0]]} if "routed" in kind else {}
+    part |= {"expert": [0, 0]} if kind in ("content", "decoy_content", "tuned") else {}
+    part |= {"decoy": [0, 1]} if kind == "decoy_content" else {}
+    plant = plant_of(kind, **part)
+    for experts in range(2, 8):
+        for heads in range(1, 4):
+            try:
+                OrganismSettings(layers=1, experts=experts, heads=heads, plant=plant)
+            except ValidationError:
+                continue
+            for phase in recipe(plant, Shape(1, experts, heads), Watched()):
+                for case in (case for case in phase.cases if case.share):
+                    for seed in range(20):
+                        case.hold(random.Random(seed))
+            return
+    pytest.fail("no model was let through")
