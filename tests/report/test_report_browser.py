@@ -25,6 +25,7 @@ config.update(settings.model_dump(mode="json"))
 pathvars:
     results=settings.results,
 include: "{ROOT}/workflow/rules/common.smk"
+include: "{ROOT}/workflow/rules/targets.smk"
 include: "{ROOT}/workflow/rules/figures.smk"
 report: "{ROOT}/workflow/report/workflow.rst"
 rule all:

@@ -185,8 +185,8 @@ def test_no_trigger_is_made_from_inputs() -> None:
 
 def test_every_rule_file_opens_with_what_it_needs_and_makes() -> None:
     for path in RULES:
-        if path.name != "common.smk":
-            contract = path.read_text().split('"""')[1]
+        if re.search(r"^ *rule ?\w*:$", text := path.read_text(), flags=re.MULTILINE):
+            contract = text.split('"""')[1]
             assert re.search(r"^Needs: .+", contract, flags=re.MULTILINE), path.name
             assert re.search(r"^Makes: .+", contract, flags=re.MULTILINE), path.name
 
