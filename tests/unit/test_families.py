@@ -12,8 +12,8 @@ from steer.models.interventions import SCOPES, Arm, Operation, Scope
 from steer.models.loading import LoadedModel
 from steer.models.steering import steer
 from tests.oracles import hybrid
+from tests.steering import Tiny, close, follow, prompts, random, replies
 from tests.tiny import CORE, FAMILIES
-from tests.unit.test_steering import Tiny, close, follow, prompts, random, replies
 from tests.unit.test_steering_experts import (
     BASELINE,
     STILL,

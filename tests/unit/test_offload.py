@@ -17,7 +17,7 @@ from steer.models.gates import gate_gradients
 from steer.models.loading import LoadedModel, load_checkpoint
 from steer.models.proof import prove
 from steer.models.sites import device_of, resolve
-from tests.unit.test_steering import Tiny, prompts
+from tests.steering import Tiny, prompts
 from tests.unit.test_steering_experts import BASELINE, SWAP_TWIN, donors, expert_arms, steered, stream_arms
 
 ARMS = [BASELINE, SWAP_TWIN, *stream_arms("all")[::3], *expert_arms("all")[::4]]

@@ -23,8 +23,8 @@ from steer.models.mixed import Job, job_values
 from steer.models.steering import steer
 from steer.models.stops import stop_tokens
 from tests.oracles import decoder
+from tests.steering import Tiny, close, follow, prompts, replies
 from tests.tiny import EXPERTS, HIDDEN, LAYERS, MOE_FAMILIES, TOP_K
-from tests.unit.test_steering import Tiny, close, follow, prompts, replies
 
 BASELINE = Arm("baseline")
 DENSE = ("llama", "qwen3")

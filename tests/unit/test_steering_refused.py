@@ -15,8 +15,8 @@ from steer.models.decoding import generate
 from steer.models.interventions import Arm, Operation
 from steer.models.loading import load_checkpoint
 from steer.models.steering import steer
+from tests.steering import Tiny, follow, forged, hook_count, prompts, replies
 from tests.tiny import EXPERTS, HIDDEN
-from tests.unit.test_steering import Tiny, follow, forged, hook_count, prompts, replies
 
 Checkpoint = Callable[[str], Path]
 
