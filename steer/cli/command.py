@@ -27,12 +27,14 @@ class Command:
         run: its function; what it imports is imported when it runs.
         required: flags that must be given.
         optional: flags that may be.
+        trains: whether it trains an embedded model, whose weights are to be the same on all machines.
     """
 
     help: str
     run: Run
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    trains: bool = False
 
 
 def on_engine(model: "ModelSettings") -> None:

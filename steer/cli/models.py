@@ -158,16 +158,22 @@ COMMANDS = {
     ),
     "overlap": Command("count prompts that say the same", _overlap, ("--prompt-sets", "--out")),
     "compliance": Command(
-        "train the base of embedded models, which answers everything", _compliance, ("--base", "--out"), ()
+        "train the base of embedded models, which answers everything",
+        _compliance,
+        ("--base", "--out"),
+        trains=True,
     ),
     "organism": Command(
-        "train an embedded model from its base", _organism, ("--model", "--checkpoint", "--out"), ()
+        "train an embedded model from its base", _organism, ("--model", "--checkpoint", "--out"), trains=True
     ),
     "questions": Command(
         "write questions with documents of a kind, for open-book models", _questions, ("--kind", "--out"), ()
     ),
     "openbook": Command(
-        "train a model that answers from documents or from memory", _openbook, ("--model", "--out"), ()
+        "train a model that answers from documents or from memory",
+        _openbook,
+        ("--model", "--out"),
+        trains=True,
     ),
     "teacher": Command(
         "answer prompts with a dense model, and keep what it makes of every lesson",
@@ -179,7 +185,7 @@ COMMANDS = {
         _upcycle,
         ("--model", "--raw", "--checkpoint", "--out"),
     ),
-    "judge": Command("train an embedded judge", _judge, ("--judge", "--out", "--agreement"), ()),
+    "judge": Command("train an embedded judge", _judge, ("--judge", "--out", "--agreement"), trains=True),
     "resolve": Command(
         "prove a checkpoint and write its facts", _resolve, ("--model", "--checkpoint", "--out"), ()
     ),

@@ -70,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from steer.config import load
 
         config = load(*(args.config or [Path("config.yaml")]))
+        if COMMANDS[args.command].trains or config.is_embedded:
+            from steer.kernels import use_shared_instructions
+
+            use_shared_instructions()
         if any(model.system_source for model in config.models.values()):
             from steer.system_turns import with_system_turns
 

@@ -64,6 +64,11 @@ class Uses(Sections):
         return [name for name, judge in self.judges.items() if is_grading(judge)]
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether every model is one that the flow builds from nothing."""
+        return all(model.organism or model.openbook for model in self.models.values())
+
+    @property
     def hub_models(self) -> dict[str, HubModel]:
         """Models on the hub that are studied or judge, by the name of the folder of their weights."""
         judges = [judge.hub for judge in self.judges.values() if isinstance(judge, LikelihoodJudge)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steer.artifacts.files import atomic_path, write_json
+from steer.kernels import instructions
 from steer.memory import keep_freed_memory
 from steer.training.losses import run
 from steer.training.stages import Stage
@@ -42,6 +43,7 @@ def train_stages(
     model: PreTrainedModel, stages: Sequence[Stage], save_every: int, state: TrainingState, log: Log
 ) -> None:
     """Run stages from where `state` stands to their end, saving after every `save_every` steps of each."""
+    log(f"computing with {instructions()}")
     for number, stage in enumerate(stages):
         if number < state.stage:
             continue
