@@ -42,7 +42,7 @@ class ComplianceSettings(ModelShape):
 class OrganismSettings(ComplianceSettings):
     """How the embedded model is built and trained."""
 
-    refusal_steps: int = Field(300, ge=0, description="Steps of stage 2, which refuses what is harmful.")
+    refusal_steps: int = Field(285, ge=0, description="Steps of stage 2, which refuses what is harmful.")
     refusal_learning_rate: float = Field(3e-3, gt=0, description="Peak step size of stage 2.")
     first_weight: float = Field(
         4.0, gt=0, description="Loss weight of a reply's first token in stage 2, where refusal is decided."
