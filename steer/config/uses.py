@@ -65,8 +65,11 @@ class Uses(Sections):
 
     @property
     def is_embedded(self) -> bool:
-        """Whether every model is one that the flow builds from nothing."""
-        return all(model.organism or model.openbook for model in self.models.values())
+        """Whether every model is one that the flow builds from nothing, and that no other engine reads."""
+        return all(
+            (model.organism or model.openbook) and model.engine == "transformers"
+            for model in self.models.values()
+        )
 
     @property
     def hub_models(self) -> dict[str, HubModel]:

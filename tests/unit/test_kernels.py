@@ -69,8 +69,8 @@ def test_it_is_too_late_once_torch_is_there(tmp_path: Path) -> None:
 def test_told_so_torch_sums_as_no_wider_processor_does() -> None:
     told = run(SUMS, **kernels.SETTINGS)
     assert told.endswith("AVX2, as on all machines that have it")
-    # MKL's own switch, which would have another processor's kernels taken, changes nothing any more.
-    assert run(SUMS, **kernels.SETTINGS, MKL_ENABLE_INSTRUCTIONS="SSE4_2") == told
+    # MKL's own switch, which would have wider ones taken where there are some, changes nothing any more.
+    assert run(SUMS, **kernels.SETTINGS, MKL_ENABLE_INSTRUCTIONS="AVX512") == told
     assert run(SUMS).endswith("as this machine has it")
 
 
@@ -92,6 +92,11 @@ REAL: dict[str, Any] = {"path": "/models/real"}
         (
             ("resolve", "--model", "one", "--checkpoint", "made", "--out", "m.json"),
             {"one": ORGANISM, "other": REAL},
+            False,
+        ),
+        (
+            ("resolve", "--model", "one", "--checkpoint", "made", "--out", "m.json"),
+            {"one": {**ORGANISM, "engine": "vllm"}},
             False,
         ),
     ],
