@@ -27,7 +27,7 @@ class Command:
         run: its function; what it imports is imported when it runs.
         required: flags that must be given.
         optional: flags that may be.
-        trains: whether it trains an embedded model, whose weights are to be the same on all machines.
+        trains: whether it trains an embedded model, with instructions that machines share (`steer.kernels`).
     """
 
     help: str

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from steer.config import load
 
         config = load(*(args.config or [Path("config.yaml")]))
-        if COMMANDS[args.command].trains or config.is_embedded:
+        if COMMANDS[args.command].trains or config.is_embedded(getattr(args, "model", None)):
             from steer.kernels import use_shared_instructions
 
             use_shared_instructions()

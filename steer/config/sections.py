@@ -32,7 +32,7 @@ from steer.judges.settings import JudgeSettings
 
 
 class Sections(Settings):
-    """Every section, with its default."""
+    """Every section, with its default where it has one."""
 
     seed: int = Field(0, ge=0, description="Seed of everything drawn at random outside training.")
     behaviour: BehaviourName = Field(

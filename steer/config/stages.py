@@ -95,7 +95,11 @@ class TruthSettings(Settings):
         ge=1,
         description="`test` prompts per class that every trial answers, and the unsteered model all of them.",
     )
-    controls: int = Field(6, ge=1, description="Experts, and heads, that are tried beside the named parts.")
+    controls: int = Field(
+        6,
+        ge=1,
+        description="Experts, and sets of experts or heads, that are tried beside the named parts.",
+    )
     max_new_tokens: int = Field(40, ge=1, description="Longest reply, in tokens.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of every interval.")
 

@@ -63,13 +63,10 @@ class Uses(Sections):
         """Names of the judges that grade fluency."""
         return [name for name, judge in self.judges.items() if is_grading(judge)]
 
-    @property
-    def is_embedded(self) -> bool:
-        """Whether every model is one that the flow builds from nothing, and that no other engine reads."""
-        return all(
-            (model.organism or model.openbook) and model.engine == "transformers"
-            for model in self.models.values()
-        )
+    def is_embedded(self, name: str | None) -> bool:
+        """Whether the flow builds a model, or all where none is named, and transformers reads it."""
+        models = [self.models[name]] if name in self.models else self.models.values()
+        return all((one.organism or one.openbook) and one.engine == "transformers" for one in models)
 
     @property
     def hub_models(self) -> dict[str, HubModel]:

@@ -75,16 +75,15 @@ class OrganismSettings(ComplianceSettings):
     @model_validator(mode="after")
     def _others_are_left_to_mask(self) -> "OrganismSettings":
         if isinstance(self.plant, HeldPlant) and self.plant.other_share:
-            named = truth_of(self.plant)
-            for what, masked, taken, count in (
-                ("experts", self.plant.other_experts, named.experts, self.experts),
-                ("heads", self.plant.other_heads, named.heads, self.heads),
-            ):
-                if masked > (left := self.layers * count - len(taken)):
-                    raise ValueError(
-                        f"`plant`: some batches mask {masked} {what} that carry nothing, and the model "
-                        f"has {left}; give it more, or the plant `other_share: 0`"
-                    )
+            experts, heads = self.plant.other_experts, self.plant.other_heads
+            needed = experts + self.experts_per_token
+            if self.experts < needed:
+                cause = f"some batches mask {experts} experts that carry nothing, which may be of one layer"
+                raise ValueError(f"`plant`: {cause}; give a layer {needed} `experts`, or it `other_share: 0`")
+            left = self.layers * self.heads - len(truth_of(self.plant).heads)
+            if left < heads:
+                cause = f"some batches mask {heads} of the heads that carry nothing, and the model has {left}"
+                raise ValueError(f"`plant`: {cause}; give the model more, or the plant `other_share: 0`")
         return self
 
     @property

@@ -154,11 +154,14 @@ def truth(study: Study, known: Truth) -> Work:
 
 
 def trial_count(known: Truth, controls: int) -> int:
-    """Arms that the causal check tries: carriers together and alone, decoys, controls, and none."""
+    """Arms that the causal check tries: carriers together and alone, decoys, controls, and none.
+
+    Fewer where a layer has fewer other experts than there are controls.
+    """
     carriers = len(known.carriers)
     together, alone = {"experts": (3, 2), "heads": (1, 1), "distributed": (2, 0)}[known.carrier]
     named = together + (alone * carriers if carriers > 1 else 0) + 3 * len(known.decoys)
-    return 1 + named + controls + (1 if known.carrier == "experts" else controls)
+    return 1 + named + 2 * controls
 
 
 def generation(study: Study) -> Work:

@@ -103,20 +103,20 @@ def matched_experts(truth: Truth, usage: Mapping[Part, Usage], count: int) -> li
 def matched_sets(truth: Truth, usage: Mapping[Part, Usage], count: int) -> list[tuple[Part, ...]]:
     """Sets of experts that the truth doesn't name, each with one in the layer of every carrier.
 
-    The first set takes those nearest to the carriers in use on harmful prompts, each further one those that
-    come next; fewer than `count` where a layer has no more. A set leaves every layer as many experts as the
-    carriers do: two out of one layer is another loss than one out of each of two.
+    The first set takes those nearest to the carriers in use on harmful prompts, each further one the nearest
+    of those that are left; fewer than `count` where a layer has none left. A set leaves every layer as many
+    experts as the carriers do: two out of one layer is another loss than one out of each of two.
     """
-    others = {part: found for part, found in sorted(usage.items()) if part not in truth.experts}
+    free = [part for part in sorted(usage) if part not in truth.experts]
     sets: list[tuple[Part, ...]] = []
-    for rank in range(count):
+    for _ in range(count):
         taken: list[Part] = []
         for carrier in truth.carriers:
-            own = [part for part in others if part[0] == carrier[0] and part not in taken]
-            if rank >= len(own):
+            own = [part for part in free if part[0] == carrier[0]]
+            if not own:
                 return sets
-            own.sort(key=lambda part: abs(others[part].harmful - usage[carrier].harmful))
-            taken.append(own[rank])
+            taken.append(min(own, key=lambda part: abs(usage[part].harmful - usage[carrier].harmful)))
+            free.remove(taken[-1])
         sets.append(tuple(taken))
     return sets
 

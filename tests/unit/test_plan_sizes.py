@@ -42,7 +42,7 @@ def test_mxfp4_packs_experts_alone() -> None:
 def test_planned_weights_are_those_of_a_saved_checkpoint(family: str, dtype: Any, tmp_path: Path) -> None:
     model = build_model(family, hidden_size=64)
     found = count(model, 8 if "moe" in family else 0)
-    model.to(getattr(__import__("torch"), dtype)).save_pretrained(tmp_path)
+    model.to(getattr(torch, dtype)).save_pretrained(tmp_path)
     stored = (tmp_path / "model.safetensors").stat().st_size
     assert weight_bytes(found, dtype) == pytest.approx(stored, rel=MEASURED)
 

@@ -23,15 +23,10 @@ from steer.models.mixed import Job, job_values
 from steer.models.steering import steer
 from steer.models.stops import stop_tokens
 from tests.oracles import decoder
-from tests.steering import Tiny, close, follow, prompts, replies
+from tests.steering import BASELINE, Tiny, close, follow, prompts, random, replies
 from tests.tiny import EXPERTS, HIDDEN, LAYERS, MOE_FAMILIES, TOP_K
 
-BASELINE = Arm("baseline")
 DENSE = ("llama", "qwen3")
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 TENSORS = {
