@@ -98,7 +98,7 @@ def test_gates_of_one_change_nothing_and_are_removed(tiny: Tiny, family: str) ->
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether all is equal but for last bits, which on some processors depend on where arrays lie in memory."""
+    """Whether all is equal but for last bits, which on some processors depend on memory."""
     return torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
