@@ -84,22 +84,24 @@ def test_gradients_are_those_of_scaling_one_expert_of_one_prompt_by_hand(tiny: T
 
 
 @pytest.mark.parametrize("family", MOE_FAMILIES)
-def test_gates_of_one_change_nothing_and_are_removed(tiny: Tiny, family: str) -> None:
+def test_gates_of_one_change_no_bit_and_are_removed(tiny: Tiny, family: str) -> None:
     loaded = tiny(family)
     batch = loaded.batch([loaded.encode(text) for text in PROMPTS])
     before = loaded.next_token_logits(batch)
     with gated(loaded, len(PROMPTS)) as gates:
-        assert same(loaded.next_token_logits(batch), before)
+        assert torch.equal(loaded.next_token_logits(batch), before)
+        with torch.no_grad():
+            gates[1, -1] = 0.5
+        moved = loaded.next_token_logits(batch)
+        assert [torch.equal(a, b) for a, b in zip(moved, before, strict=True)] == [True, False, True]
         with torch.no_grad():
             gates[1] = 0.5
         moved = loaded.next_token_logits(batch)
-    assert [same(a, b) for a, b in zip(moved, before, strict=True)] == [True, False, True]
-    assert same(loaded.next_token_logits(batch), before)
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    """Whether all is equal but for last bits, which on some processors depend on memory."""
-    return torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+    # Below other routers a gate moves tokens of its row to other experts; products of matrices of another
+    # shape then have other last bits in the other rows as well, on some processors.
+    assert torch.allclose(moved[::2], before[::2], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(moved[1], before[1], rtol=1e-5, atol=1e-6)
+    assert torch.equal(loaded.next_token_logits(batch), before)
 
 
 def test_a_dense_model_has_no_gates(tiny: Tiny) -> None:
